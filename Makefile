@@ -1,0 +1,51 @@
+# What each target does: `make help`. All of them create and refresh the virtual environment as needed;
+# PYTHON and VENV may be set: `make test PYTHON=python3.13 VENV=.venv313`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.SILENT:
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs clean
+
+help: ## list the targets
+	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.package ## install the package and run examples/demo.py
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## lint, formatting and both type checkers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.package ## measure the cost budgets, as a Markdown table
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.docs ## build the documentation into site/
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning -b html docs site
+	echo "open site/index.html"
+
+clean: ## remove what the tools generated (not the virtual environment, not recorded runs)
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps are touched last, so an interrupted step is repeated rather than believed.
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.package: pyproject.toml $(VENV)/.created
+	echo "installing penstock into $(VENV)"
+	$(PIP) install --editable .
+	touch $@
+
+$(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: pyproject.toml $(VENV)/.created
+	echo "installing penstock[$*] into $(VENV)"
+	$(PIP) install --editable ".[$*]"
+	touch $@

@@ -1,0 +1,34 @@
+"""penstock: run ordinary functions as observable, concurrent, resumable work."""
+
+from __future__ import annotations
+
+from penstock import concurrency as _concurrency_module
+from penstock import runtime
+from penstock.annotations import allow_failure, opaque, quote, unmapped
+from penstock.context import tags
+from penstock.flows import Flow, flow
+from penstock.futures import Future, FutureList, as_completed, wait
+from penstock.logging import get_run_logger
+from penstock.states import State
+from penstock.tasks import Task, task
+
+__all__ = [
+    "Flow",
+    "Future",
+    "FutureList",
+    "State",
+    "Task",
+    "allow_failure",
+    "as_completed",
+    "concurrency",
+    "flow",
+    "get_run_logger",
+    "opaque",
+    "quote",
+    "rate_limit",
+    "runtime",
+    "tags",
+    "task",
+    "unmapped",
+    "wait",
+]

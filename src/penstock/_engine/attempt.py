@@ -1,0 +1,251 @@
+"""One attempt: calls the user's function once and turns whatever happens into an `Outcome`. Never raises.
+
+This is what a worker executes. It decides nothing (retries, states and records are the engine's), but it is
+where a body can be asked to stop. `Call.thread` and `Call.gate` tell where the body is; they are set under the
+run's lock and only while the body is entered, so that nobody interrupts a thread that has left it.
+"""
+
+from __future__ import annotations
+
+import sys
+from _thread import get_ident
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from penstock._core.machine import Command, Event, step
+from penstock._core.outcome import Outcome
+from penstock._engine import interrupt
+from penstock._engine.context import current_run
+from penstock.exceptions import CancelledRun, CancelSignal, FlowRunTimeoutError, TaskRunTimeoutError, TerminationSignal
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from penstock._engine.clock import Timer
+    from penstock._engine.run import Run
+    from penstock.futures import Gate
+    from penstock.task_runners.base import Worker
+
+
+class Call:
+    """One attempt at a run's body, as a runner sees it: to be performed once, and reported on once."""
+
+    __slots__ = (
+        *("asyncio_task", "claimed", "ended", "expired", "gate", "left", "outer"),
+        *("run", "stopping", "thread", "timer", "worker"),
+    )
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.claimed = False  # somebody has begun to execute it
+        self.worker: Worker | None = None  # the pool's thread that executes it; None: not a pool's
+        self.left: Callable[[], None] | None = None  # called when an asynchronous body gives its slot back
+        self.thread: int | None = None  # where a synchronous body is running
+        self.asyncio_task: asyncio.Task[Any] | None = None  # in which an asynchronous body is running
+        self.outer: Call | None = None  # the body that the thread was in before
+        self.gate: Gate | None = None  # where the body is blocked while it waits for the engine
+        self.stopping = False  # the body has been asked to stop
+        self.expired = False  # because its time is over
+        self.timer: Timer | None = None
+        self.ended = False
+
+    @property
+    def needs_thread(self) -> bool:
+        return not self.run.plan.is_async
+
+    @property
+    def was_released(self) -> bool:
+        """Whether the run had to wait for something: such a call goes before those that never did."""
+        return bool(self.run.links) or self.run.attempt > 0
+
+    async def slot_free(self, waiter: asyncio.Future[None]) -> None:
+        """Await without holding the slot of an asynchronous body."""
+        await waiter
+
+    def arm(self, run: Run) -> None:
+        run.engine.execute(self)
+
+    def perform(self) -> None:
+        """Execute the body on this thread and report. For runners; the run's driver takes it from there."""
+        self.run.engine.perform(self)
+
+    def begin(self) -> bool:
+        """Take the call and start the attempt; False if somebody else has, or if the run is cancelled."""
+        run = self.run
+        with run.lock:
+            if self.claimed or step(run, Event.STARTED, run.plan) is not Command.RUN:
+                return False
+            self.claimed = True
+            run.call = self
+        engine = run.engine
+        run.started = engine.clock.now()
+        if not run.dirty:
+            engine.recorder.touch(run)
+        if run.plan.timeout is not None:
+            self.timer = engine.clock.call_later(run.plan.timeout, self._expire)
+        return True
+
+    def end(self) -> None:
+        """The body is left: from here on nobody interrupts this thread for it."""
+        with self.run.lock:
+            self.ended = True
+            thread, self.thread = self.thread, None
+        if thread is not None:
+            interrupt.leave(self, thread)
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def pause(self) -> None:
+        """The thread leaves the body for now: a generator has handed out an item."""
+        with self.run.lock:
+            thread, self.thread = self.thread, None
+        if thread is not None:
+            interrupt.leave(self, thread)
+
+    def ask_to_stop(self) -> bool:
+        """Interrupt the body, now or as soon as that is safe; False if it has ended or has been asked before."""
+        with self.run.lock:
+            if self.ended or self.stopping:
+                return False
+            self.stopping = True
+            gate = self.gate
+        if gate is not None:
+            gate.open()
+        elif self.asyncio_task is not None:
+            _cancel_in_loop(self.asyncio_task)
+        else:
+            interrupt.stop_thread(self)
+        return True
+
+    def _expire(self) -> None:
+        self.expired = True
+        self.run.engine.expire(self)
+
+
+def _cancel_in_loop(task: asyncio.Task[Any]) -> None:
+    try:
+        task.get_loop().call_soon_threadsafe(task.cancel)
+    except RuntimeError:
+        pass  # the loop is closed, so nothing of the task executes any more
+
+
+def call_user(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The frame below all user code of a body: where an interruption of the thread is safe."""
+    return fn(*args, **kwargs)
+
+
+interrupt.mark_safe(call_user)
+_NOTHING: Any = object()
+
+
+def run_body(call: Call) -> Outcome | None:
+    """Execute a synchronous body on this thread; None if there is nothing to execute any more."""
+    if not call.begin():
+        return None
+    run = call.run
+    token = current_run.set(run)
+    value, error = _NOTHING, None
+    try:
+        run.engine.about_to_run(run)
+        args, kwargs = run.plan.binder.call(run.parameters)
+        interrupt.enter(call)
+        try:
+            value = call_user(run.plan.fn, args, kwargs)
+            if run.plan.is_generator:
+                value = call_user(list, (value,), {})
+        except BaseException as raised:
+            error = raised
+        call.end()
+    except CancelSignal as late:  # it was on its way when the body ended; the outcome stands
+        call.end()
+        interrupt.leave(call, get_ident())
+        error = error or (late if value is _NOTHING else None)
+    finally:
+        current_run.reset(token)
+    return judge(call, value, error)
+
+
+async def run_body_async(call: Call) -> Outcome | None:
+    """Execute an asynchronous body in this coroutine; None if there is nothing to execute any more."""
+    if not call.begin():
+        return None
+    run = call.run
+    token = current_run.set(run)
+    value, error = _NOTHING, None
+    task = sys.modules["asyncio"].current_task()
+    try:
+        await run.engine.about_to_run_async(run)
+        args, kwargs = run.plan.binder.call(run.parameters)
+        call.asyncio_task = task
+        if call.stopping:
+            raise CancelSignal
+        value = await _call_user_async(run, args, kwargs)
+    except BaseException as raised:
+        error = raised
+    finally:
+        call.end()
+        current_run.reset(token)
+    if call.stopping and task is not None:
+        task.uncancel()  # the request was ours and has arrived
+    return judge(call, value, error)
+
+
+async def _call_user_async(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if run.plan.is_generator:
+        return [item async for item in run.plan.fn(*args, **kwargs)]
+    return await run.plan.fn(*args, **kwargs)
+
+
+def judge(call: Call, value: Any, error: BaseException | None) -> Outcome:
+    """What the end of a body means."""
+    if call.expired:
+        return Outcome(Event.TIMED_OUT, error=timeout_error(call.run))
+    if error is None:
+        return Outcome(Event.RETURNED, value)
+    _show_user_frames_only(error)
+    if _is_stop(call, error):
+        return Outcome(Event.STOPPED, error=error)
+    if isinstance(error, TimeoutError):
+        return Outcome(Event.TIMED_OUT, error=error)
+    if isinstance(error, Exception):
+        return Outcome(Event.RAISED, error=error)
+    return Outcome(Event.CRASHED, error=error)
+
+
+def _is_stop(call: Call, error: BaseException) -> bool:
+    if isinstance(error, CancelSignal):
+        return True
+    return call.stopping and (isinstance(error, CancelledRun) or type(error).__name__ == "CancelledError")
+
+
+def timeout_error(run: Run) -> TimeoutError:
+    kind = TaskRunTimeoutError if run.plan.kind == "task" else FlowRunTimeoutError
+    return kind(f"{run.label} exceeded timeout of {run.plan.timeout:g} second(s)")
+
+
+def _show_user_frames_only(error: BaseException) -> None:
+    """Begin the traceback at the user's function: the frames above it are the engine's and the same for all."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
+        trace = trace.tb_next
+    if trace is not None:
+        error.__traceback__ = trace
+
+
+_ABORTS: tuple[tuple[type[BaseException], str], ...] = (
+    (KeyboardInterrupt, "was aborted by an interrupt signal."),
+    (TerminationSignal, "was aborted by a termination signal."),
+    (SystemExit, "was ended by a Python system exit call."),
+    (GeneratorExit, "was closed before it had ended."),
+)
+
+
+def crash_message(run: Run, error: BaseException | None) -> str:
+    """One sentence about what ended a run that crashed."""
+    subject = f"{run.plan.kind.capitalize()} run"
+    for kind, text in _ABORTS:
+        if isinstance(error, kind):
+            return f"{subject} {text}"
+    if type(error).__name__ == "CancelledError":
+        return f"{subject} was cancelled by the runtime environment."
+    return f"{subject} crashed with {type(error).__name__}: {error}"

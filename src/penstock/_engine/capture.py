@@ -1,0 +1,87 @@
+"""Log lines and prints of bodies: recorded with the run that they came from.
+
+Both hooks are process-wide, installed once, and decide by context which run a line belongs to. Handlers would
+not do: a handler on the root logger turns `logging.basicConfig` into a no-op and misses loggers that do not
+propagate. The factory of log records sees every line that passes its logger's level, and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import sys
+from typing import Any
+
+from penstock._engine.context import current_run
+from penstock._engine.ids import as_hex
+from penstock.store.base import LogRow
+
+_QUIET = "penstock.store"  # a failing store must not be asked to record that it fails
+_make_record = logging.getLogRecordFactory()
+_print = builtins.print
+_installed = False
+_console: logging.Handler | None = None
+
+
+def install(level: int) -> None:
+    """Begin to capture; may be called for every root run. `level` is that of the library's own loggers."""
+    global _installed, _console
+    logger = logging.getLogger("penstock")
+    if logger.level != level:
+        logger.setLevel(level)
+    if not _installed:
+        _installed = True
+        logging.setLogRecordFactory(_record)
+        _console = _Console()
+        logger.addHandler(_console)
+
+
+def capture_prints() -> None:
+    """Install the print dispatcher, at the first run that wants its prints logged."""
+    if builtins.print is not _dispatch_print:
+        global _print
+        _print = builtins.print
+        builtins.print = _dispatch_print
+
+
+class _Console(logging.StreamHandler[Any]):
+    """Shows the library's log lines on stderr, for programs that have not set up logging themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s | %(levelname)-7s | %(penstock_run)s - %(message)s", "%H:%M:%S"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if logging.root.handlers:
+            return  # the program's own handlers get the line by propagation
+        self.stream = sys.stderr  # whatever it is now: tests and notebooks replace it
+        super().emit(record)
+
+
+def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    record = _make_record(*args, **kwargs)
+    run = current_run.get()
+    record.penstock_run = "penstock" if run is None else run.path
+    if run is not None and record.name != _QUIET:
+        row = LogRow(as_hex(run.id), record.created, record.levelno, record.name, _text(record))
+        run.engine.recorder.log(row)
+    return record
+
+
+def _text(record: logging.LogRecord) -> str:
+    try:
+        text = record.getMessage()
+    except Exception as error:  # logging reports it through its handlers; the record keeps what there is
+        text = f"{record.msg} (cannot be formatted: {error})"
+    if record.exc_info and record.exc_info[0] is not None:
+        text += "\n" + logging.Formatter().formatException(record.exc_info)
+    return text
+
+
+def _dispatch_print(*values: object, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False) -> None:
+    run = current_run.get()
+    if run is None or not run.plan.log_prints or file not in (None, sys.stdout, sys.stderr):
+        _print(*values, sep=sep, end=end, file=file, flush=flush)
+        return
+    text = (" " if sep is None else sep).join(map(str, values))
+    logging.getLogger(f"penstock.{run.plan.kind}_runs").info("%s", text)

@@ -1,0 +1,226 @@
+"""The three ways to carry out a lifecycle: with callbacks, blocking the caller, or awaiting.
+
+Each takes the lifecycle's requests one by one. Waiting is the same for all (`request.arm`, then somebody delivers
+the answer); how to call the body, and what to do with the thread meanwhile, is what differs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from penstock._core.machine import Event
+from penstock._core.outcome import Outcome
+from penstock._engine import ending, loop, waiting
+from penstock._engine.attempt import Call, run_body, run_body_async
+from penstock._engine.lifecycle import lifecycle
+from penstock._engine.requests import Aside, Awaited, deliver
+from penstock._engine.trampoline import bounce
+from penstock.exceptions import CancelSignal, TerminationSignal
+from penstock.futures import Gate, loop_waiter
+
+if TYPE_CHECKING:
+    from penstock._engine.run import Run
+
+
+def _wait_for_answer(run: Run, request: Any) -> bool:
+    """Note what the run waits for; False if it was cancelled before it could wait."""
+    with run.lock:
+        if run.status.final and run.ended is None:
+            return False
+        run.pending = request
+        return True
+
+
+# --- callbacks: submitted runs ----------------------------------------------------------------------------------
+
+
+class Callback:
+    """Goes on with a run on whatever thread has the answer; the submitting thread does not wait."""
+
+    def start(self, run: Run) -> None:
+        run.driver = self
+        run.lifecycle = lifecycle(run)
+        _go_on(run, None)
+
+    def resume(self, run: Run, value: Any) -> None:
+        bounce(_go_on, run, value)
+
+
+callback = Callback()
+
+
+def _go_on(run: Run, value: Any) -> None:
+    life = run.lifecycle
+    assert life is not None
+    while True:
+        try:
+            request = life.send(value)
+        except StopIteration:
+            return
+        if type(request) is Aside:
+            value = request.action()
+        elif _wait_for_answer(run, request):
+            break
+        else:
+            value = None
+    if type(request) is Awaited:
+        loop.background().run(request.awaitable, lambda outcome: deliver(run, request, outcome))
+    else:
+        request.arm(run)
+
+
+# --- blocking: direct calls of synchronous functions, and runners that execute at once --------------------------
+
+
+class Blocking:
+    """Goes on with a run in the calling thread, which waits whenever the run has to."""
+
+    __slots__ = ("_answer", "_gate", "escaped")
+
+    def __init__(self) -> None:
+        self.escaped: BaseException | None = None  # what must go on to the caller besides the run's own outcome
+
+    def drive(self, run: Run) -> None:
+        """Take the run to its end. Blocks; does not raise."""
+        life = self.begin(run)
+        value: Any = None
+        while True:
+            try:
+                request = life.send(value)
+            except StopIteration:
+                return
+            value = self.carry_out(run, request)
+
+    def begin(self, run: Run) -> Any:
+        run.driver = self
+        run.lifecycle = lifecycle(run)
+        return run.lifecycle
+
+    def carry_out(self, run: Run, request: Any) -> Any:
+        if type(request) is Call and request.needs_thread:
+            outcome = run_body(request) if run.context is None else run.context.run(run_body, request)
+            if outcome is not None and outcome.event is Event.CRASHED:
+                self.escaped = outcome.error
+            return outcome
+        if type(request) is Aside:
+            return request.action()
+        return self._wait(run, request)
+
+    def _wait(self, run: Run, request: Any) -> Any:
+        self._gate = Gate()
+        if not _wait_for_answer(run, request):
+            return None
+        try:
+            if type(request) is Awaited:
+                loop.background().run(request.awaitable, lambda outcome: deliver(run, request, outcome))
+            else:
+                request.arm(run)
+            waiting.block(self._gate, None)
+        except BaseException as error:
+            return self._interrupted(run, error)
+        return self._answer
+
+    def _interrupted(self, run: Run, error: BaseException) -> Outcome:
+        with run.lock:
+            run.pending = None
+        self.escaped = error
+        return Outcome(Event.CRASHED, error=error)
+
+    def resume(self, run: Run, value: Any) -> None:
+        self._answer = value
+        self._gate.open()
+
+
+# --- awaiting: direct calls of asynchronous functions -----------------------------------------------------------
+
+
+class Awaiting:
+    """Goes on with a run in the calling coroutine, which awaits whenever the run has to."""
+
+    __slots__ = ("_answer", "_wake", "escaped")
+
+    def __init__(self) -> None:
+        self.escaped: BaseException | None = None
+
+    async def drive(self, run: Run) -> None:
+        """Take the run to its end. Does not raise."""
+        life = self.begin(run)
+        value: Any = None
+        while True:
+            try:
+                request = life.send(value)
+            except StopIteration:
+                return
+            value = await self.carry_out(run, request)
+
+    def begin(self, run: Run) -> Any:
+        run.driver = self
+        run.lifecycle = lifecycle(run)
+        return run.lifecycle
+
+    async def carry_out(self, run: Run, request: Any) -> Any:
+        if type(request) is Call:
+            outcome = await run_body_async(request)
+            if outcome is not None and outcome.event is Event.CRASHED:
+                self.escaped = outcome.error
+            return outcome
+        if type(request) is Aside:
+            return await loop.aside(request.action)
+        if type(request) is Awaited:
+            return await loop.outcome_of(request.awaitable)
+        return await self._wait(run, request)
+
+    async def _wait(self, run: Run, request: Any) -> Any:
+        waiter, self._wake = loop_waiter()
+        if not _wait_for_answer(run, request):
+            return None
+        try:
+            request.arm(run)
+            await waiting.rest(waiter)
+        except BaseException as error:
+            with run.lock:
+                run.pending = None
+            self.escaped = error
+            return Outcome(Event.CRASHED, error=error)
+        return self._answer
+
+    def resume(self, run: Run, value: Any) -> None:
+        self._answer = value
+        self._wake()
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------
+
+
+def execute_at_once(run: Run) -> None:
+    """Take a submitted run to its end in this thread. Only a signal to the program comes out of it."""
+    driver = Blocking()
+    driver.drive(run)
+    if isinstance(driver.escaped, KeyboardInterrupt | TerminationSignal | CancelSignal):
+        raise driver.escaped
+
+
+def fire_now(run: Run, hooks: Sequence[Callable[..., Any]]) -> None:
+    """Call hooks from a synchronous body's thread."""
+    steps = ending.fire(run, hooks)
+    value: Any = None
+    while True:
+        try:
+            request = steps.send(value)
+        except StopIteration:
+            return
+        value = loop.background().outcome(request.awaitable)
+
+
+async def fire_in_loop(run: Run, hooks: Sequence[Callable[..., Any]]) -> None:
+    """Call hooks from an asynchronous body's coroutine."""
+    steps = ending.fire(run, hooks)
+    value: Any = None
+    while True:
+        try:
+            request = steps.send(value)
+        except StopIteration:
+            return
+        value = await loop.outcome_of(request.awaitable)

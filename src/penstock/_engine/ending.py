@@ -1,0 +1,340 @@
+"""How attempts and runs end: what a body's end means, what must be over first, who is told.
+
+In this order: the children of the body are ended or waited for; what the body returned is looked into; failures
+that nobody looked at are counted; the machine decides; hooks run; the record is handed over; waiters are woken.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from penstock import states
+from penstock._core import graph
+from penstock._core.binding import short
+from penstock._core.machine import Command, Event, Reason
+from penstock._core.outcome import Outcome
+from penstock._engine.attempt import crash_message
+from penstock._engine.context import current_run
+from penstock._engine.requests import Aside, Awaited, Childless, Ended
+from penstock._engine.upstream import promise_of, state_error, value_of
+from penstock.annotations import quote
+from penstock.exceptions import CancelledRun, CancelSignal, CrashedRun, UnfinishedRun, UpstreamTaskError
+from penstock.states import State, StateType, Status
+
+if TYPE_CHECKING:
+    from penstock._core.graph import Link
+    from penstock._engine.run import Run
+
+_logger = logging.getLogger("penstock")
+_NO_PARAMETERS: dict[str, Any] = {}
+_NAMED_AT_MOST = 10  # failed runs listed in one message
+
+_EVENTS = {
+    StateType.COMPLETED: Event.RETURNED,
+    StateType.FAILED: Event.RAISED,
+    StateType.CRASHED: Event.LOST,
+    StateType.CANCELLED: Event.STOPPED,
+}
+_HOOKS = {
+    Status.COMPLETED: "on_completion",
+    Status.FAILED: "on_failure",
+    Status.CRASHED: "on_crashed",
+    Status.CANCELLED: "on_cancellation",
+}
+
+
+# --- before a body could start ----------------------------------------------------------------------------------
+
+
+def crash(run: Run, outcome: Outcome) -> Command:
+    """Whoever drives the run was interrupted while the run waited."""
+    if isinstance(outcome.error, CancelSignal):
+        return run.advance(Event.CANCEL_ASKED)
+    message = crash_message(run, outcome.error)
+    return run.fail(Event.CRASHED, _crashed(message, outcome.error), message)
+
+
+def _crashed(message: str, cause: BaseException | None) -> CrashedRun:
+    if isinstance(cause, CrashedRun):
+        return cause
+    error = CrashedRun(message)
+    error.__cause__ = cause
+    return error
+
+
+def block(run: Run, link: Link) -> Command:
+    """An upstream did not complete, so the run cannot start."""
+    promise = promise_of(link.upstream)
+    culprit = promise.culprit()
+    promise.note_blocked(run)
+    run.blamed = culprit
+    message = f"{run.label} did not run: upstream {describe_end(culprit)}"
+    error = UpstreamTaskError(
+        message,
+        task_run_id=culprit.uuid("task"),
+        task_run_name=culprit.name,
+        state=culprit.state(),
+    )
+    error.__cause__ = culprit.error
+    return run.fail(Event.BLOCKED, error, message)
+
+
+def describe_end(run: Any) -> str:
+    """How a run ended, for a message about another one: "'extract-1' failed with ValueError: x"."""
+    if run.status is Status.CANCELLED:
+        return f"{run.name!r} was cancelled"
+    verb = "crashed" if run.status is Status.CRASHED else "failed"
+    error = run.error
+    if isinstance(error, CrashedRun) and error.__cause__ is not None:
+        error = error.__cause__
+    return f"{run.name!r} {verb} with {type(error).__name__}: {error}"
+
+
+# --- when a body has ended --------------------------------------------------------------------------------------
+
+
+def wind_up(run: Run, outcome: Outcome) -> Generator[Any, Any, Outcome]:
+    """See to it that everything the body left behind is over, and work out what the attempt amounts to."""
+    while run.children:
+        if outcome.event is not Event.RETURNED:
+            run.engine.wind_down(run, outcome.event)
+        interrupted = yield Childless()
+        if type(interrupted) is Outcome:
+            outcome = interrupted
+    if outcome.event is Event.RETURNED and (states.any_alive() or inspect.iscoroutine(outcome.value)):
+        outcome = yield from _look_into(run, outcome)
+    if run.engine.failures and run.engine.root is run:
+        outcome = _account_for_failures(run, outcome)
+    return outcome
+
+
+def _look_into(run: Run, outcome: Outcome) -> Generator[Any, Any, Outcome]:
+    value = outcome.value
+    if inspect.iscoroutine(value):
+        return _unawaited(run, value)
+    if isinstance(value, State) or states.is_state_iterable(value):
+        return _by_state(states.return_value_to_state(value))
+    found = graph.find({"return": value}, keep_quotes=True)
+    if isinstance(value, quote):
+        _look_at(graph.find({"return": value.value}))
+    if found is None:
+        return outcome
+    _look_at(found)
+    pending = [link for link in found.links if not promise_of(link.upstream).done]
+    if pending:
+        yield Ended(pending)
+    return _by_futures(found)
+
+
+def _unawaited(run: Run, coroutine: Any) -> Outcome:
+    coroutine.close()
+    kind = run.plan.kind
+    return Outcome(
+        Event.RAISED,
+        error=TypeError(
+            f"{run.label} returned a coroutine that nobody awaits: make the {kind} `async def` and await the "
+            "call, or use `.submit()`, whose future is resolved by itself"
+        ),
+    )
+
+
+def _by_state(state: State[Any]) -> Outcome:
+    """The body returned a state, or states: it says itself how it ended."""
+    if not state.is_final():
+        return Outcome(Event.RAISED, error=state_error(state))
+    if state.is_completed():
+        return Outcome(Event.RETURNED, state.data, message=state.message, state=state)
+    error = states.get_state_exception(state)
+    return Outcome(_EVENTS[state.type], error=error, message=state.message, state=state)
+
+
+def _look_at(found: graph.Inputs | None) -> None:
+    for link in found.links if found is not None else ():
+        promise_of(link.upstream).looked = True
+
+
+def _by_futures(found: graph.Inputs) -> Outcome:
+    """The body returned futures: it completes with their values if they completed."""
+    required = [promise_of(link.upstream) for link in found.links if link.required]
+    bad = [promise for promise in required if promise.failed]
+    if not bad:
+        return Outcome(Event.RETURNED, found.resolve(value_of)["return"])
+    roots = [promise for promise in bad if promise.culprit() is promise or promise.culprit() not in bad]
+    message = f"{len(bad)}/{len(required)} returned task runs failed: {_list_failures(bad)}"
+    event = Event.STOPPED if all(promise.cancelled for promise in bad) else Event.RAISED
+    return Outcome(event, error=_one_error(message, [promise.error for promise in roots]), message=message)
+
+
+def _one_error(message: str, errors: Sequence[BaseException]) -> BaseException:
+    distinct = list(dict.fromkeys(errors))
+    if len(distinct) == 1:
+        return distinct[0]
+    return BaseExceptionGroup(message, distinct)
+
+
+def _list_failures(runs: Sequence[Any]) -> str:
+    named = [f"{run.name} ({type(run.error).__name__}: {run.error})" for run in runs[:_NAMED_AT_MOST]]
+    more = len(runs) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
+
+
+def _account_for_failures(run: Run, outcome: Outcome) -> Outcome:
+    """A run must not end well while a failure below it was neither seen nor handled."""
+    unseen = [failed for failed in run.engine.failures if not is_settled(failed)]
+    if not unseen:
+        return outcome
+    kind = "task run" if all(failed.plan.kind == "task" for failed in unseen) else "run"
+    them = "nobody looked at it" if len(unseen) == 1 else "nobody looked at them"
+    message = f"{len(unseen)} {kind}{'s' * (len(unseen) > 1)} failed and {them}: {_list_failures(unseen)}"
+    if outcome.event is not Event.RETURNED:
+        if outcome.error is not None:
+            outcome.error.add_note(message)
+        return outcome
+    if run.plan.forgives:
+        run.engine.log(logging.WARNING, message, run)
+        return outcome
+    error = _one_error(message, [failed.error for failed in unseen])
+    if len(unseen) == 1:
+        error.add_note(f"raised in {unseen[0].label}, which failed and nobody looked at it")
+    return Outcome(Event.RAISED, error=error, message=message)
+
+
+def is_settled(run: Run) -> bool:
+    """Whether somebody has looked at the run, or at every run that could not start because of it."""
+    ahead, seen = [run], {run}
+    while ahead:
+        other = ahead.pop()
+        if other.looked:
+            continue
+        if not other.blocked:
+            return False
+        ahead.extend(blocked for blocked in other.blocked if blocked not in seen)
+        seen.update(other.blocked)
+    return True
+
+
+# --- the machine decides ----------------------------------------------------------------------------------------
+
+
+def settle(run: Run, outcome: Outcome) -> Command:
+    """Tell the machine how the attempt ended, and keep what belongs to that."""
+    error = outcome.error
+    run.message = outcome.message
+    if error is not None:
+        run.message, error = _explain(run, outcome, error)
+    run.error = error
+    run.trace = None if error is None else error.__traceback__
+    run.value = outcome.value
+    run.public = outcome.state
+    command = run.advance(outcome.event)
+    if command is Command.DELAY:
+        run.close_attempt(error)
+    return command
+
+
+def _explain(run: Run, outcome: Outcome, error: BaseException) -> tuple[str, BaseException]:
+    event, message = outcome.event, outcome.message
+    if event is Event.CRASHED:
+        message = message or crash_message(run, error)
+        return message, _crashed(message, error)
+    if event is Event.STOPPED and not isinstance(error, CancelledRun):
+        message = f"{run.label} was cancelled."
+        return message, CancelledRun(message)
+    if event is Event.RAISED and message is None:
+        colon = ":" if run.plan.kind == "flow" else ""
+        message = f"{run.plan.kind.capitalize()} run encountered an exception{colon} {type(error).__name__}: {error}"
+    return message or str(error), error
+
+
+def preview(run: Run, outcome: Outcome) -> State[Any]:
+    """The state that the run would have if it were not tried again: for the retry condition."""
+    name = "TimedOut" if outcome.event is Event.TIMED_OUT else None
+    return outcome.state or states.Failed(name=name, message=str(outcome.error), data=outcome.error)
+
+
+# --- the end ----------------------------------------------------------------------------------------------------
+
+
+def finish(run: Run) -> Generator[Any, Any, None]:
+    """Everything that happens once, when the run's final status is known."""
+    engine = run.engine
+    run.ended = engine.clock.now()
+    if run.failed:
+        _finish_badly(run)
+    hooks = run.plan.hooks.get(_HOOKS[run.status])
+    if hooks and run.reason is not Reason.UPSTREAM:
+        yield from fire(run, hooks)
+    run.shown_result = short(run.value) if run.error is None else None
+    if engine.root is run:
+        yield Aside(engine.close)
+    _forget(run)
+    engine.recorder.touch(run)
+    if engine.is_outermost and engine.root is run:
+        yield Aside(engine.recorder.barrier)
+    run.conclude()
+    if run.parent is not None:
+        run.parent.release(run)
+
+
+def _finish_badly(run: Run) -> None:
+    if run.error is None:  # cancelled before it could start
+        run.message = run.message or f"{run.label} was cancelled."
+        run.error = CancelledRun(run.message)
+    if run.status is not Status.CANCELLED and run.reason is not Reason.UPSTREAM:
+        run.note_failure()
+
+
+def _forget(run: Run) -> None:
+    """A finished run keeps its outcome and nothing else: not its arguments, not what it waited for."""
+    run.parameters = _NO_PARAMETERS
+    run.inputs = None
+    run.links = ()
+    run.context = None
+    run.call = None
+    run.lifecycle = None
+    run.driver = None
+
+
+# --- user callbacks ---------------------------------------------------------------------------------------------
+
+
+def fire(run: Run, hooks: Sequence[Callable[..., Any]]) -> Generator[Any, Any, None]:
+    """Call the hooks one after the other; what they raise is logged and changes nothing."""
+    view, state = run.view(), run.state()
+    for hook in hooks:
+        yield from ask(run, hook, run.plan.definition, view, state)
+
+
+def ask(run: Run, fn: Callable[..., Any], *args: Any) -> Generator[Any, Any, Any]:
+    """Call `fn` inside the run's context, await it if need be; None if it raised, which is logged."""
+    try:
+        answer = _call_inside(run, fn, args)
+        if not inspect.isawaitable(answer):
+            return answer
+        result = yield Awaited(_await_inside(run, answer))
+        if result.error is not None:
+            raise result.error
+        return result.value
+    except Exception:
+        name = getattr(fn, "__name__", repr(fn))
+        _logger.exception("%s: %s raised an exception, which changes nothing for the run", run.label, name)
+        return None
+
+
+def _call_inside(run: Run, fn: Callable[..., Any], args: Sequence[Any]) -> Any:
+    token = current_run.set(run)
+    try:
+        return fn(*args)
+    finally:
+        current_run.reset(token)
+
+
+async def _await_inside(run: Run, awaitable: Awaitable[Any]) -> Any:
+    token = current_run.set(run)
+    try:
+        return await awaitable
+    finally:
+        current_run.reset(token)

@@ -1,0 +1,275 @@
+"""One engine per flow run (or per task called outside any flow): wires runner, recorder and clock together.
+
+An engine decides nothing about a run: that is the machine's. It knows what all runs of one flow run share: where
+they are executed, where they are recorded, how they are numbered, which of them failed, whether new ones may
+still start.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import platform
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from penstock._core import graph
+from penstock._core.binding import render_name, short_parameters
+from penstock._core.machine import Command, Event, step
+from penstock._core.outcome import Outcome
+from penstock._engine import clock as clocks
+from penstock._engine import drive, interrupt, loop
+from penstock._engine.attempt import Call, run_body, run_body_async, timeout_error
+from penstock._engine.context import current_tags
+from penstock._engine.ids import id_block
+from penstock._engine.plan import Plan
+from penstock._engine.requests import deliver
+from penstock._engine.run import Run
+from penstock._engine.upstream import promise_of, value_of
+from penstock.futures import Future
+from penstock.states import Status
+from penstock.store.base import LogRow
+
+if TYPE_CHECKING:
+    from penstock._core.graph import Link
+    from penstock._engine.recorder import Recorder
+    from penstock.settings import Settings
+    from penstock.task_runners.base import TaskRunner
+
+_logger = logging.getLogger("penstock")
+_NO_LINKS: tuple[Any, ...] = ()
+
+
+class Engine:
+    """What the runs inside one flow run have in common."""
+
+    def __init__(
+        self, runner: TaskRunner, recorder: Recorder, settings: Settings, outer: Engine | None = None
+    ) -> None:
+        self.runner = runner
+        self.recorder = recorder
+        self.settings = settings
+        self.outer = outer
+        self.clock = clocks.get()
+        self.ids: Iterator[int] = id_block()
+        self.plans: dict[Any, Plan] = {}
+        self.failures: list[Run] = []  # root failures below this engine's root, in the order of their ends
+        self.root: Run = None  # type: ignore[assignment]  # set by open_root, before anything else happens
+        self.closing = False  # nothing new starts
+        self.logs_prints = settings.logging_log_prints if outer is None else outer.logs_prints
+        self.forgives = False if outer is None else outer.forgives
+        self.facts = _process_facts() if outer is None else None
+        self._runner_started = False
+
+    @property
+    def is_outermost(self) -> bool:
+        return self.outer is None
+
+    # --- starting runs ----------------------------------------------------------------------------------------
+
+    def new_root(self, plan: Plan, parameters: dict[str, Any], parent: Run | None, tags: frozenset[str]) -> Run:
+        """Make the run that this engine exists for."""
+        self.root = Run(next(self.ids), plan, self, parent, parameters, tags)
+        if parent is not None:
+            parent.adopt(self.root)
+        return self.root
+
+    def new_run(self, plan: Plan, parameters: dict[str, Any], parent: Run, number: int, index: int | None) -> Run:
+        """Make a task run; raises `RuntimeError` if `parent` has ended."""
+        tags = current_tags.get() | plan.tags
+        run = Run(next(self.ids), plan, self, parent, parameters, tags, number, index)
+        parent.adopt(run)
+        return run
+
+    def attach(self, run: Run, waits: Sequence[Link], plain: Collection[str] = ()) -> None:
+        """Find the runs that `run` depends on, in its arguments (but those in `plain`) and in its `wait_for`."""
+        found = graph.find(run.parameters, skip=plain)
+        if found is not None:
+            run.inputs = found
+            run.links = (*found.links, *waits)
+        elif waits:
+            run.links = tuple(waits)
+        else:
+            return
+        run.fresh_edges = run.links
+        for link in run.links:
+            if link.allowed:
+                promise_of(link.upstream).looked = True
+
+    def submit(self, run: Run) -> Future[Any]:
+        """Let `run` go its way; its future. Does not block, unless the runner executes at once."""
+        run.context = copy_context()
+        self.recorder.touch(run)
+        if self.closing:
+            self.cancel(run)
+        if self.runner.capabilities.immediate and run.plan.kind == "task":
+            drive.execute_at_once(run)
+        else:
+            drive.callback.start(run)
+        return Future(run)
+
+    def resolve(self, run: Run) -> None:
+        """All inputs are there: put them in place, name the run, note its parameters. May raise."""
+        if run.inputs is not None:
+            run.parameters = run.inputs.resolve(value_of)
+            run.inputs = None
+        plan = run.plan
+        if plan.check is not None:
+            run.parameters = plan.check(run.parameters)
+        if plan.run_name is not None and run.custom_name is None:
+            run.custom_name = self._render_name(run)
+        run.shown = short_parameters(run.parameters)
+        run.ready = self.clock.now()
+
+    def _render_name(self, run: Run) -> str:
+        return render_name(run.plan.run_name, run.parameters, f"{run.plan.kind}_run_name")
+
+    # --- executing bodies -------------------------------------------------------------------------------------
+
+    def execute(self, call: Call) -> None:
+        """Have a body executed somewhere; the call reports by itself."""
+        if call.run is self.root and call.run.plan.kind == "flow":
+            self._execute_apart(call)
+            return
+        if not self._runner_started:
+            self._runner_started = True
+            self.runner.start()
+        self.runner.dispatch(call)
+
+    def perform(self, call: Call) -> None:
+        """Execute a body here and now (an asynchronous one: on the background loop) and report."""
+        run = call.run
+        if call.needs_thread:
+            assert run.context is not None
+            outcome = run.context.run(run_body, call)
+            if outcome is not None:
+                deliver(run, call, outcome)
+        else:
+            loop.background().start(lambda: _perform_async(call), run.context)
+
+    def _execute_apart(self, call: Call) -> None:
+        """A submitted flow's body has a thread of its own, and takes no slot of any runner."""
+        context = call.run.context
+        assert context is not None
+        threading.Thread(
+            target=context.run, args=(_perform_apart, call), name=f"penstock-{call.run.name}", daemon=True
+        ).start()
+
+    def about_to_run(self, run: Run) -> None:
+        """The body is next: fire the hooks for that."""
+        if run.plan.hooks["on_running"]:
+            drive.fire_now(run, run.plan.hooks["on_running"])
+
+    async def about_to_run_async(self, run: Run) -> None:
+        if run.plan.hooks["on_running"]:
+            await drive.fire_in_loop(run, run.plan.hooks["on_running"])
+
+    # --- stopping ---------------------------------------------------------------------------------------------
+
+    def cancel(self, run: Run, grace: float | None = None) -> bool:
+        """Ask for `run` to be cancelled; False if it has ended. Does not block."""
+        with run.lock:
+            if run.done:
+                return False
+            command = step(run, Event.CANCEL_ASKED, run.plan)
+            request, driver = run.pending, run.driver
+            if command is Command.FINISH:
+                run.pending = None
+        if command is Command.FINISH and request is not None and driver is not None:
+            driver.resume(run, None)
+        elif command is Command.INTERRUPT:
+            self.recorder.touch(run)
+            self.stop(run, self.settings.cancel_grace_seconds if grace is None else grace)
+        return True
+
+    def stop(self, run: Run, grace: float) -> None:
+        """Make everything that `run` started end, then its body; written off after `grace` seconds."""
+        if run.engine.root is run:
+            run.engine.closing = True
+        for child in run.living_children():
+            child.cancel(grace)
+        call = run.call
+        if call is not None and call.ask_to_stop():
+            self.clock.call_later(grace, lambda: self._write_off(call, grace))
+
+    def expire(self, call: Call) -> None:
+        """The time of an attempt is over."""
+        of_flow = call.run.plan.kind == "flow"
+        grace = self.settings.cancel_grace_seconds if of_flow else self.settings.timeout_grace_seconds
+        self.stop(call.run, grace)
+
+    def _write_off(self, call: Call, grace: float) -> None:
+        """Stop counting on a body that does not stop."""
+        run = call.run
+        with run.lock:
+            if call.ended or run.call is not call:
+                return
+            waited_for = run.pending is call
+        place = interrupt.where(call)
+        _logger.warning("%s did not stop within %g s; still running in %s%s", run.label, grace, place, _cure(call))
+        if not waited_for:
+            return  # a direct call: its caller's own thread is in it and cannot be released
+        if call.worker is not None:
+            call.worker.write_off()
+        deliver(run, call, self._lost(call, grace, place))
+
+    def _lost(self, call: Call, grace: float, place: str) -> Outcome:
+        if call.expired:
+            return Outcome(Event.TIMED_OUT, error=timeout_error(call.run))
+        message = f"{call.run.label} did not stop within {grace:g} s; still running in {place}"
+        return Outcome(Event.CRASHED, message=message)
+
+    def wind_down(self, run: Run, event: Event) -> None:
+        """The body has not returned: what it submitted and has not started never will; see the contract of exits."""
+        everything = event in (Event.CRASHED, Event.STOPPED) or (
+            event is Event.TIMED_OUT and run.plan.kind == "flow"
+        )
+        for child in run.living_children():
+            if everything or not child.has_started:
+                child.cancel()
+
+    def acquire_limits(self, run: Run, granted: Callable[[], object]) -> None:
+        granted()
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """The root run is over: give the runner back."""
+        self.closing = True
+        if self._runner_started:
+            self.runner.close(cancel=True)
+
+    def log(self, level: int, message: str, run: Run) -> None:
+        logging.getLogger(f"penstock.{run.plan.kind}_runs").log(level, message)
+
+
+@functools.cache
+def _process_facts() -> str:
+    return json.dumps({"host": platform.node(), "pid": os.getpid(), "python": platform.python_version()})
+
+
+def _perform_apart(call: Call) -> None:
+    if call.needs_thread:
+        outcome = run_body(call)
+    else:
+        import asyncio
+
+        outcome = asyncio.run(run_body_async(call))
+    if outcome is not None:
+        deliver(call.run, call, outcome)
+
+
+def _cure(call: Call) -> str:
+    return "" if call.worker is not None else ". The caller waits for it; `.submit()` would not"
+
+
+async def _perform_async(call: Call) -> None:
+    outcome = await run_body_async(call)
+    if call.left is not None:
+        call.left()
+    if outcome is not None:
+        deliver(call.run, call, outcome)

@@ -1,0 +1,134 @@
+"""Stopping code that runs on another thread, and signals.
+
+An exception that lands in the middle of the engine could leave a lock held or a run half recorded. So nothing is
+ever raised into a thread unless the innermost frame of ours on its stack is a *safe* one: the frame below the
+user's code (`attempt.call_user`) or, for signals, the frame in which a thread waits. Looking at the frames costs
+nothing while nobody is stopped, and it is exact, because the target cannot move while we hold the interpreter
+lock. If the thread is somewhere else we look again a few milliseconds later.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any
+
+from penstock._engine import clock
+from penstock.exceptions import CancelSignal
+
+if TYPE_CHECKING:
+    from penstock._engine.attempt import Call
+    from penstock._engine.run import Run
+
+_LOOK_AGAIN = 0.005  # seconds
+
+_safe: set[CodeType] = set()
+_innermost: dict[int, Call] = {}  # thread -> the body that it is in
+_main = threading.main_thread().ident
+
+
+def mark_safe(function: Callable[..., Any]) -> None:
+    """Declare the frames of `function` a place where an exception may arrive."""
+    _safe.add(function.__code__)
+
+
+def enter(call: Call) -> None:
+    """This thread is about to enter the body of `call`."""
+    thread = threading.get_ident()
+    call.outer = _innermost.get(thread)
+    _innermost[thread] = call
+    call.thread = thread
+
+
+def leave(call: Call, thread: int) -> None:
+    """This thread has left the body; an interruption that has not arrived yet never will."""
+    if _innermost.get(thread) is not call:
+        return
+    if call.outer is None:
+        del _innermost[thread]
+    else:
+        _innermost[thread] = call.outer
+    if call.stopping:
+        _withdraw(thread)
+
+
+def _withdraw(thread: int) -> None:
+    import ctypes  # 10 ms to import, and most programs never interrupt anything
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+
+
+def stop_thread(call: Call) -> None:
+    """Raise `CancelSignal` in the body of `call` as soon as its thread is in user code. Does not block."""
+    with call.run.lock:
+        thread = call.thread
+        if call.ended or call.gate is not None:
+            return
+        if thread is not None and _innermost.get(thread) is call and _reachable(thread):
+            _raise_in(thread)
+            return
+    clock.get().call_later(_LOOK_AGAIN, lambda: stop_thread(call))
+
+
+def _reachable(thread: int) -> bool:
+    frame = sys._current_frames().get(thread)
+    return frame is not None and is_safe(frame)
+
+
+def is_safe(frame: FrameType | None) -> bool:
+    """Whether the innermost of our frames at or below `frame` is one where an exception may arrive."""
+    while frame is not None:
+        if frame.f_code in _safe:
+            return True
+        if frame.f_globals.get("__name__", "").startswith("penstock."):
+            return False
+        frame = frame.f_back
+    return True
+
+
+def _raise_in(thread: int) -> None:
+    import ctypes
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(CancelSignal))
+
+
+def where(call: Call) -> str:
+    """Where a body that does not stop is, for a message: thread and source line."""
+    thread = call.thread
+    name = next((t.name for t in threading.enumerate() if t.ident == thread), "an event loop")
+    frame = sys._current_frames().get(thread or 0)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("penstock."):
+        frame = frame.f_back
+    at = "" if frame is None else f" at {frame.f_code.co_filename}:{frame.f_lineno}"
+    return f"thread {name}{at}"
+
+
+# --- root runs --------------------------------------------------------------------------------------------------
+
+_roots: dict[Run, None] = {}
+
+
+def runs_are_active() -> bool:
+    return bool(_roots)
+
+
+def sole_root_run() -> Run | None:
+    """The one root run of this process that is going on; None if there is none, or more than one."""
+    roots = list(_roots)
+    return roots[0] if len(roots) == 1 else None
+
+
+@contextmanager
+def guard(run: Run) -> Iterator[None]:
+    """Around a call: a root run is known to the process, and on the main thread it answers to signals."""
+    if run.parent is not None:
+        yield
+        return
+    _roots[run] = None
+    try:
+        yield
+    finally:
+        del _roots[run]

@@ -1,0 +1,91 @@
+"""The life of every run, written once: flows and tasks, direct and submitted, synchronous and asynchronous.
+
+`lifecycle(run)` is a generator. It asks the machine what comes next and yields a *request* wherever a run has to
+wait: for its inputs, for a limit, for the body, for a delay, for its children. A driver (see `drive`) carries
+the request out in its own way (blocking, awaiting, or with a callback) and sends the answer in. Nothing here
+blocks, and nothing here knows which colour the caller has.
+
+If the run is cancelled while it waits, the answer None comes early; the machine then says IGNORE to whatever we
+ask next, which leads to the end. If whoever drives the run is interrupted, the answer is an `Outcome`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from penstock._core.machine import Command, Event
+from penstock._core.outcome import Outcome
+from penstock._engine import ending
+from penstock._engine.attempt import Call
+from penstock._engine.requests import Acquire, Inputs, Sleep
+
+if TYPE_CHECKING:
+    from penstock._engine.run import Run
+
+Life = Generator[Any, Any, None]
+Step = Generator[Any, Any, Command]
+
+_OVER = (Command.FINISH, Command.IGNORE)
+
+
+def lifecycle(run: Run) -> Life:
+    """From submission to the end."""
+    command = yield from _prepare(run)
+    while command not in _OVER:
+        if command is Command.ATTEMPT:
+            command = yield from _attempt(run)
+        elif command is Command.DELAY:
+            command = yield from _delay(run)
+        elif command is Command.ACQUIRE:
+            command = yield from _acquire(run)
+        else:
+            command = run.advance(Event.MISS)
+    yield from ending.finish(run)
+
+
+def _prepare(run: Run) -> Step:
+    if run.links:
+        blocker = yield Inputs(run.links)
+        if type(blocker) is Outcome:
+            return ending.crash(run, blocker)
+        if blocker is not None:
+            return ending.block(run, blocker)
+    try:
+        run.engine.resolve(run)
+    except Exception as error:
+        return run.fail(Event.REFUSED, error)
+    return run.advance(Event.READY)
+
+
+def _attempt(run: Run) -> Step:
+    outcome = yield Call(run)
+    if outcome is None:
+        return Command.IGNORE
+    outcome = yield from ending.wind_up(run, outcome)
+    if run.plan.condition is not None and run.attempt <= run.plan.retries:
+        run.retryable = yield from _wants_retry(run, outcome)
+    return ending.settle(run, outcome)
+
+
+def _wants_retry(run: Run, outcome: Outcome) -> Generator[Any, Any, bool]:
+    if outcome.event not in (Event.RAISED, Event.TIMED_OUT, Event.LOST):
+        return True
+    state = ending.preview(run, outcome)
+    answer = yield from ending.ask(run, run.plan.condition, run.plan.definition, run.view(), state)
+    return bool(answer)
+
+
+def _delay(run: Run) -> Step:
+    answer = yield Sleep(run.plan.retry.delay_before(run.attempt + 1, random.random()))
+    if type(answer) is Outcome:
+        return ending.crash(run, answer)
+    return run.advance(Event.DELAY_OVER)
+
+
+def _acquire(run: Run) -> Step:
+    answer = yield Acquire()
+    if type(answer) is Outcome:
+        return ending.crash(run, answer)
+    return run.advance(Event.GRANTED)

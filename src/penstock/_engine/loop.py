@@ -1,0 +1,167 @@
+"""The background event loop: where submitted asynchronous bodies and asynchronous callbacks run.
+
+One loop on one thread serves the whole process, so thousands of concurrent awaits need no threads. asyncio is
+imported here, when the loop is first needed, and nowhere on the way of a synchronous program.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any
+
+from penstock._core.machine import Event
+from penstock._core.outcome import Outcome
+from penstock.futures import Gate
+from penstock.task_runners.base import here
+
+if TYPE_CHECKING:
+    import asyncio
+
+_Start = tuple[Callable[[], Awaitable[Any]], Context]
+
+
+class BackgroundLoop:
+    """An event loop on a thread of its own. All methods are thread-safe and do not block."""
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self._loop = asyncio.new_event_loop()
+        self._starting: deque[_Start] = deque()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._thread = threading.Thread(target=self._serve, name="penstock-loop", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        here.background_loop = True
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def start(self, body: Callable[[], Awaitable[Any]], context: Context | None) -> None:
+        """Begin `body()` as a task of the loop, inside `context`."""
+        self._starting.append((body, copy_context() if context is None else context))
+        if len(self._starting) == 1:  # else the loop has been called and has not looked yet
+            self._loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        for _ in range(len(self._starting)):
+            body, context = self._starting[0]
+            task = self._loop.create_task(body(), context=context)  # type: ignore[arg-type]
+            # The loop itself keeps only weak references to its tasks.
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            self._starting.popleft()
+        if self._starting:
+            self._loop.call_soon(self._begin)
+
+    def run(self, awaitable: Awaitable[Any], done: Callable[[Outcome], object]) -> None:
+        """Await something; `done` is called with the outcome, on the loop's thread."""
+
+        async def report() -> None:
+            done(await outcome_of(awaitable))
+
+        self.start(report, None)
+
+    def outcome(self, awaitable: Awaitable[Any]) -> Outcome:
+        """Await something while the calling thread blocks."""
+        gate = Gate()
+        outcomes: list[Outcome] = []
+
+        def done(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            gate.open()
+
+        self.run(awaitable, done)
+        gate.wait()
+        return outcomes[0]
+
+    def answers(self, timeout: float) -> bool:
+        """Whether the loop still takes turns: False if some body has blocked it for `timeout` seconds."""
+        turn = threading.Event()
+        self._loop.call_soon_threadsafe(turn.set)
+        return turn.wait(timeout)
+
+    def stop(self) -> None:
+        """Cancel what is left and end the thread. Blocks for a moment; a loop that is stuck is left behind."""
+        try:
+            self._loop.call_soon_threadsafe(self._wind_down)
+        except RuntimeError:
+            return
+        self._thread.join(1.0)
+
+    def _wind_down(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._loop.call_soon(self._end)
+
+    def _end(self) -> None:
+        if self._tasks:
+            self._loop.call_soon(self._end)
+        else:
+            self._loop.stop()
+
+
+_background: BackgroundLoop | None = None
+_lock = threading.Lock()
+
+
+def background() -> BackgroundLoop:
+    """The process's background loop, started at the first call."""
+    global _background
+    with _lock:
+        if _background is None:
+            _background = BackgroundLoop()
+        return _background
+
+
+def replace(stuck: BackgroundLoop) -> None:
+    """Leave a loop that a body blocks to that body; what is submitted from now on gets a new one."""
+    global _background
+    with _lock:
+        if _background is stuck:
+            _background = None
+
+
+def stop_background() -> None:
+    global _background
+    with _lock:
+        loop, _background = _background, None
+    if loop is not None:
+        loop.stop()
+
+
+def _after_fork_in_child() -> None:
+    global _background, _lock
+    _background, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+async def outcome_of(awaitable: Awaitable[Any]) -> Outcome:
+    """Await something and turn what happens into a value."""
+    try:
+        return Outcome(Event.RETURNED, await awaitable)
+    except BaseException as error:
+        return Outcome(Event.RAISED, error=error)
+
+
+async def aside(action: Callable[[], Any]) -> Any:
+    """Call a function that may block for a moment on a thread, so that the running loop is not stopped."""
+    loop = sys.modules["asyncio"].get_running_loop()
+    done = loop.create_future()
+
+    def work() -> None:
+        outcome = action()
+        loop.call_soon_threadsafe(lambda: done.cancelled() or done.set_result(outcome))
+
+    threading.Thread(target=work, name="penstock-aside", daemon=True).start()
+    return await done

@@ -1,0 +1,410 @@
+"""The single writer: runs and log lines go into a queue, one thread carries them to the store in batches.
+
+On the way of a run there is only `touch`: mark the run, append it to a queue. The writer thread sleeps until
+something is touched, lets work gather for `WINDOW` seconds, then takes a snapshot of every run in the queue
+and writes all of them in one transaction. A run that was created and has ended within one window is one row.
+
+Order: the engine changes a run first and touches it after that; the writer clears `dirty` first and takes its
+snapshot after that. So a change is either in the snapshot or the run is in the queue again.
+
+When the store fails
+--------------------
+A store that is read-only, full, locked, or gone never fails the work that is being recorded. There is one
+warning. Records stay in memory (`BACKLOG` of them; then those of the runs that finished first are dropped,
+and counted) and are offered to the store again every `RETRY` seconds, and whenever somebody waits at a
+barrier. A barrier gives up when the store has taken nothing for a second. `close`, which also happens at
+interpreter exit, is more patient with a store that is only locked, and says what was lost in the end.
+
+If the store was deleted or replaced, and thus had to begin afresh, the runs that have not ended are written
+to it once more, so that their children do not dangle.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from logging import getLogger
+from time import monotonic
+from typing import Protocol
+
+from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, RunRow, Store, StoreLocked
+
+WINDOW = 0.05  # seconds in which work gathers before it is written
+CHUNK = 10_000  # runs and log lines taken from the queue for one transaction
+BACKLOG = 100_000  # records kept in memory while the store cannot be written
+RETRY = 1.0  # seconds between attempts to write to a failing store
+PATIENCE = 1.0  # seconds that one attempt, and a barrier, waits for a locked store
+EXIT_PATIENCE = 30.0  # seconds that `close` waits for a locked store
+STUCK = 10.0  # seconds after which `close` believes that a write will never return
+
+_logger = getLogger("penstock.store")
+
+
+class Recordable(Protocol):
+    """What the recorder needs of a run."""
+
+    dirty: bool
+
+    def rows(self, batch: Batch) -> None:
+        """Append the run's current row, and the attempts and edges not handed out before, to `batch`.
+
+        Called on the writer thread, while other threads may change the run.
+        """
+        ...
+
+
+class _Marker:
+    """A place in the queue. Settled once everything before it is stored, or could not be."""
+
+    __slots__ = ("settled", "stored")
+
+    def __init__(self) -> None:
+        self.settled = threading.Event()
+        self.stored = False
+
+    def settle(self, stored: bool) -> None:
+        self.stored = stored
+        self.settled.set()
+
+
+class Backlog:
+    """Rows that the store has not taken yet: the latest version of each run, the rest in order."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, RunRow] = {}
+        self.attempts: list[AttemptRow] = []
+        self.edges: list[EdgeRow] = []
+        self.logs: list[LogRow] = []
+        self.dropped = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.runs) + len(self.attempts) + len(self.edges) + len(self.logs)
+
+    def add(self, batch: Batch) -> None:
+        self.runs.update((row.id, row) for row in batch.runs)
+        self.attempts += batch.attempts
+        self.edges += batch.edges
+        self.logs += batch.logs
+
+    def first(self, count: int) -> Batch:
+        """Return the oldest rows, `count` of each table at most."""
+        runs = list(islice(self.runs.values(), count))
+        return Batch(runs, self.attempts[:count], self.edges[:count], self.logs[:count])
+
+    def forget(self, batch: Batch) -> None:
+        """Remove what `first` returned."""
+        for row in batch.runs:
+            del self.runs[row.id]
+        del self.attempts[: len(batch.attempts)]
+        del self.edges[: len(batch.edges)]
+        del self.logs[: len(batch.logs)]
+
+    def trim(self, bound: int) -> None:
+        """Get down to `bound` rows: the runs that finished go first, then log lines, oldest first."""
+        before = self.size
+        if before <= bound:
+            return
+        finished = (row.id for row in self.runs.values() if row.ended is not None)
+        self._drop_runs(set(islice(finished, before - bound)))
+        del self.logs[: max(0, self.size - bound)]
+        self.dropped += before - self.size
+
+    def _drop_runs(self, ids: set[str]) -> None:
+        self.runs = {key: row for key, row in self.runs.items() if key not in ids}
+        self.attempts = [row for row in self.attempts if row.run_id not in ids]
+        self.edges = [row for row in self.edges if row.downstream_id not in ids]
+        self.logs = [row for row in self.logs if row.run_id not in ids]
+
+
+class Recorder:
+    """Carries what happens to a store. One per process and store, shared by all engines; thread-safe.
+
+    No method raises because of the store. Nothing is opened and no thread is started before the first touch.
+    """
+
+    def __init__(
+        self, open_store: Callable[[], Store], *, window: float = WINDOW, backlog: int = BACKLOG
+    ) -> None:
+        self._open_store = open_store
+        self._window = window
+        self._bound = backlog
+        self._store: Store | None = None
+        self._queue: deque[Recordable | LogRow | _Marker] = deque()
+        self._put = self._queue.append
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._asleep = True  # nobody will look at the queue unless woken
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._writing = threading.Lock()  # the thread's all the time, apart from `close`
+        self._bell = threading.Event()
+        self._backlog = Backlog()
+        self._live: dict[str, RunRow] = {}  # stored runs that have not ended
+        self._generation = 0
+        self._commits = 0
+        self._trouble: Exception | None = None
+
+    # For engines.
+
+    def touch(self, run: Recordable) -> None:
+        """Record `run` as it will be in a moment. Call it after each change; never blocks."""
+        if not run.dirty:
+            run.dirty = True
+            self._put(run)
+            if self._asleep:
+                self._wake()
+
+    def log(self, row: LogRow) -> None:
+        """Record a log line. Never blocks."""
+        self._put(row)
+        if self._asleep:
+            self._wake()
+
+    def barrier(self, patience: float = PATIENCE) -> bool:
+        """Block until everything touched before is committed; False if the store could not take it.
+
+        A store that makes progress is waited for, however long it takes. One that takes nothing for
+        `patience` seconds is not.
+        """
+        if self._asleep and not self._queue:
+            return True
+        marker = _Marker()
+        self._put(marker)
+        self._wake()
+        commits = self._commits
+        while not marker.settled.wait(patience):
+            if commits == self._commits:
+                return False
+            commits = self._commits
+        return marker.stored
+
+    def close(self, timeout: float = EXIT_PATIENCE) -> None:
+        """Write what is left, let go of the store. Blocks for `timeout` seconds if the store is locked.
+
+        A recorder that is touched after that starts again.
+        """
+        if self._stop_thread():
+            try:
+                self._flush_until(monotonic() + timeout)
+            finally:
+                self._report_loss()
+                self._release_store()
+
+    # The writer thread.
+
+    def _wake(self) -> None:
+        # Touches that come before the writer gets a turn must not all ring: whoever wakes it says so at once.
+        self._asleep = False
+        if self._thread is None:
+            self._start_thread()
+        self._bell.set()
+
+    def _start_thread(self) -> None:
+        with self._starting:
+            if self._thread is not None or self._closing:
+                return
+            thread = threading.Thread(target=self._work, name="penstock-recorder", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads, or the interpreter is shutting down
+                self._failed(error)
+            else:
+                self._thread = thread
+
+    def _stop_thread(self) -> bool:
+        """Tell the thread to stop; False if it hangs in the store, which then must be left alone."""
+        with self._starting:
+            self._closing = True
+            thread = self._thread
+        self._bell.set()
+        if thread is not None:
+            thread.join(STUCK)
+        return thread is None or not thread.is_alive()
+
+    def _work(self) -> None:
+        while not self._closing:
+            if self._queue or self._backlog.size:
+                self._bell.wait(RETRY if self._trouble else self._window)
+                self._bell.clear()
+                self._flush()
+            else:
+                self._sleep()
+
+    def _sleep(self) -> None:
+        self._asleep = True
+        if not self._queue:  # else somebody touched before we were asleep, and did not ring
+            self._bell.wait()
+            self._bell.clear()
+        self._asleep = False
+
+    def _flush_until(self, deadline: float) -> None:
+        while not self._flush() and isinstance(self._trouble, StoreLocked) and monotonic() < deadline:
+            self._bell.wait(0.05)
+
+    def _flush(self) -> bool:
+        """Offer everything that is in the queue now to the store; True if it has taken all of it."""
+        with self._writing:
+            waiting = len(self._queue)
+            stored = self._flush_chunk(min(waiting, CHUNK))
+            while waiting > CHUNK:
+                waiting -= CHUNK
+                stored = self._flush_chunk(min(waiting, CHUNK))
+            return stored
+
+    def _flush_chunk(self, count: int) -> bool:
+        batch, markers = self._take(count)
+        stored = self._offer(batch)
+        for marker in markers:
+            marker.settle(stored)
+        return stored
+
+    def _take(self, count: int) -> tuple[Batch, list[_Marker]]:
+        batch, markers = Batch.empty(), []
+        for _ in range(count):
+            item = self._queue.popleft()
+            if isinstance(item, LogRow):
+                batch.logs.append(item)
+            elif isinstance(item, _Marker):
+                markers.append(item)
+            else:
+                _snapshot(item, batch)
+        return batch, markers
+
+    def _offer(self, batch: Batch) -> bool:
+        # Whatever a store raises, this thread has to survive: without it nothing is ever recorded again.
+        try:
+            self._offer_backlog()
+            if batch.size:
+                self._write(batch)
+                self._offer_backlog()  # again: a store that began afresh needs the live runs
+        except Exception as error:
+            self._backlog.add(batch)
+            self._backlog.trim(self._bound)
+            self._failed(error)
+            return False
+        self._recovered()
+        return True
+
+    def _offer_backlog(self) -> None:
+        while self._backlog.size:
+            part = self._backlog.first(CHUNK)
+            self._write(part)
+            self._backlog.forget(part)
+
+    def _write(self, batch: Batch) -> None:
+        if self._store is None:
+            self._store = self._open_store()
+            self._generation = self._store.generation
+        self._store.write(batch, patience=PATIENCE)
+        self._commits += 1
+        self._remember_live(batch)
+        if self._generation != self._store.generation:
+            self._generation = self._store.generation
+            for row in self._live.values():  # what is in the backlog is newer
+                self._backlog.runs.setdefault(row.id, row)
+
+    def _release_store(self) -> None:
+        with self._writing:
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+            self._start_afresh()
+
+    def _remember_live(self, batch: Batch) -> None:
+        for row in batch.runs:
+            if row.ended is None:
+                self._live[row.id] = row
+            else:
+                self._live.pop(row.id, None)
+
+    # What the user hears of it.
+
+    def _failed(self, error: Exception) -> None:
+        if self._trouble is None:
+            _logger.warning(
+                "Cannot record runs: %s. Work goes on; up to %s records are kept in memory and written when"
+                " that is possible again",
+                error,
+                f"{self._bound:,}",
+            )
+        self._trouble = error
+
+    def _recovered(self) -> None:
+        if self._trouble is not None:
+            self._trouble = None
+            _logger.info("Runs are recorded again")
+            self._report_dropped()
+
+    def _report_dropped(self) -> None:
+        if self._backlog.dropped:
+            _logger.warning(
+                "%s records were lost while runs could not be recorded", f"{self._backlog.dropped:,}"
+            )
+            self._backlog.dropped = 0
+
+    def _report_loss(self) -> None:
+        self._backlog.dropped += self._backlog.size
+        self._report_dropped()
+
+    def _after_fork(self) -> None:
+        """In a child process: the thread is not there, and what was waiting is the parent's to write."""
+        for item in self._queue:
+            if not isinstance(item, LogRow | _Marker):
+                item.dirty = False
+        self._queue.clear()
+        self._start_afresh()
+
+
+def _snapshot(run: Recordable, batch: Batch) -> None:
+    run.dirty = False
+    try:
+        run.rows(batch)
+    except Exception:
+        _logger.exception("A run could not be recorded")
+
+
+# One recorder per process and store.
+
+_recorders: dict[str, Recorder] = {}
+_opening = threading.Lock()
+
+
+def recorder_for(home: str | os.PathLike[str], open_store: Callable[[], Store]) -> Recorder:
+    """Return the recorder of the store that lives in `home`; the first call makes it, with `open_store`.
+
+    After a fork the same object works in the child, with a thread and a connection of its own.
+    """
+    key = os.fspath(home)
+    recorder = _recorders.get(key)
+    if recorder is None:
+        with _opening:
+            recorder = _recorders.setdefault(key, Recorder(open_store))
+    return recorder
+
+
+@atexit.register
+def close_recorders(timeout: float = EXIT_PATIENCE) -> None:
+    """Close every recorder of this process. Runs at interpreter exit."""
+    with _opening:
+        recorders = list(_recorders.values())
+        _recorders.clear()
+    for recorder in recorders:
+        recorder.close(timeout)
+
+
+def _after_fork_in_child() -> None:
+    global _opening
+    _opening = threading.Lock()
+    for recorder in _recorders.values():
+        recorder._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,60 @@
+"""The runs that a run depends on, as the engine sees them: futures, lists still to expand, and given States."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from penstock import states
+from penstock.exceptions import UnfinishedRun
+from penstock.states import State, StateType, Status
+
+if TYPE_CHECKING:
+    from penstock._engine.run import Run
+
+
+def promise_of(upstream: Any) -> Any:
+    """What to subscribe to for an upstream found among arguments."""
+    return _Given(upstream) if isinstance(upstream, State) else upstream._promise
+
+
+class _Given:
+    """A State given as an argument, in the part of a run that ended long ago."""
+
+    done = True
+    name = "state"
+
+    def __init__(self, state: State[Any]) -> None:
+        self._given = state
+        self.looked = True
+        self.failed = not state.is_completed()
+        self.status = {
+            StateType.CRASHED: Status.CRASHED,
+            StateType.CANCELLED: Status.CANCELLED,
+        }.get(state.type, Status.FAILED)
+        self.error = state_error(state) if self.failed else None
+
+    def culprit(self) -> Any:
+        return self
+
+    def note_blocked(self, run: Run) -> None: ...
+    def uuid(self, kind: str) -> Any:
+        return self._given.state_details.task_run_id if kind == "task" else None
+
+    def state(self) -> State[Any]:
+        return self._given
+
+    def subscribe(self, callback: Any) -> bool:
+        return False
+
+
+def state_error(state: State[Any]) -> BaseException:
+    if not state.is_final():
+        return UnfinishedRun(f"Run is in {state.type.name} state, its result is not available.")
+    return states.get_state_exception(state)
+
+
+def value_of(upstream: Any) -> Any:
+    """The value that takes an upstream's place; the exception object if it did not complete."""
+    if isinstance(upstream, State):
+        return upstream.result() if upstream.is_completed() else state_error(upstream)
+    return upstream._promise.given()

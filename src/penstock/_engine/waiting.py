@@ -1,0 +1,163 @@
+"""How a thread or a coroutine waits: every wait for a run goes through here.
+
+A body that waits holds no slot, can be asked to stop while it waits, and is told when its wait could never end.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from _thread import get_ident
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from penstock._engine.context import current_run
+from penstock._engine.trampoline import drain
+from penstock.exceptions import CancelSignal
+from penstock.task_runners.base import here
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from penstock._engine.attempt import Call
+    from penstock._engine.run import Run
+    from penstock.futures import Gate
+
+_blocked: dict[Any, Any] = {}  # run whose body waits for one other run -> that run
+_HELP_DEPTH = 20  # bodies that a thread may have open at once for each other; each takes a dozen stack frames
+_ADVICE = "use `await fut`, `await futures` or `async for fut in as_completed(futures)`"
+
+
+def block(gate: Gate, timeout: float | None, among: Sequence[Any] = ()) -> bool:
+    """Let this thread wait at `gate`; False after `timeout` seconds.
+
+    Raises `CancelSignal` if the body on this thread is asked to stop, `ValueError` if it waits for itself.
+    """
+    _mind_the_loop()
+    drain()
+    run = current_run.get()
+    call = None if run is None else run.call
+    if call is None or call.thread != get_ident():
+        return gate.wait(timeout)
+    if len(among) != 1:
+        return _suspend(call, gate, timeout)
+    return _block_on(call, gate, timeout, among[0])
+
+
+def _block_on(call: Call, gate: Gate, timeout: float | None, target: Any) -> bool:
+    refuse_cycle(call.run, target)
+    _blocked[call.run] = target
+    try:
+        if timeout is None and _help(target):
+            drain()
+        return _suspend(call, gate, timeout)
+    finally:
+        del _blocked[call.run]
+
+
+def _suspend(call: Call, gate: Gate, timeout: float | None) -> bool:
+    with call.run.lock:
+        if call.stopping:
+            raise CancelSignal
+        call.gate = gate
+    slot = here.slot
+    if slot is not None:
+        slot.release()
+    try:
+        opened = gate.wait(timeout)
+    finally:
+        if slot is not None:
+            slot.acquire()
+        call.gate = None
+    stop_if_asked(call)
+    return opened
+
+
+def stop_if_asked(call: Call | None) -> None:
+    """Raise `CancelSignal` if the body of `call` has been asked to stop."""
+    if call is not None and call.stopping:
+        raise CancelSignal
+
+
+def _help(target: Any) -> bool:
+    """Execute the run that this worker waits for, if it is ready and nobody has begun: no thread needs to switch.
+
+    Only ever the very run that is waited for: a stranger could want a lock that this body holds.
+    """
+    request = getattr(target, "pending", None)
+    slot = here.slot
+    if slot is None or here.depth >= _HELP_DEPTH or not getattr(request, "needs_thread", False):
+        return False
+    if request.worker is not None or not slot.take(request):
+        return False
+    here.depth += 1
+    try:
+        request.perform()
+    finally:
+        here.depth -= 1
+    return True
+
+
+async def rest(waiter: asyncio.Future[None], among: Sequence[Any] = ()) -> None:
+    """`block` for a coroutine: await `waiter` without holding a slot."""
+    run = current_run.get()
+    call = None if run is None else run.call
+    if call is None or call.left is None:
+        await waiter
+        return
+    refuse_cycle(call.run, among[0]) if len(among) == 1 else None
+    await call.slot_free(waiter)
+
+
+# --- deadlocks --------------------------------------------------------------------------------------------------
+
+
+def refuse_cycle(run: Run, target: Any) -> None:
+    """Raise `ValueError` if `target` cannot end before `run` does, which is about to wait for it."""
+    own = set(run.ancestors())
+    seen = set()
+    ahead = [target]
+    while ahead:
+        other = ahead.pop()
+        if other in own:
+            raise ValueError(
+                f"Discovered a task depending on itself. {run.label} waits for {target.label}, which cannot end "
+                f"before {run.label} does: let the flow wait for it, or pass the future on as an argument"
+            )
+        if other not in seen and not other.done:
+            seen.add(other)
+            ahead.extend(_needs(other))
+
+
+def _needs(run: Any) -> Iterator[Any]:
+    """The runs that must end before `run` can."""
+    if run in _blocked:
+        yield _blocked[run]
+    yield from (child for child in run.living_children() if child in _blocked)
+    if not run.has_started:
+        yield from run.upstream_runs()
+
+
+# --- event loops ------------------------------------------------------------------------------------------------
+
+_warned = False
+
+
+def _mind_the_loop() -> None:
+    asyncio_events = sys.modules.get("asyncio.events")
+    if asyncio_events is None or asyncio_events._get_running_loop() is None:
+        return
+    if here.background_loop:
+        raise RuntimeError(
+            f"blocking here would stop the event loop that all submitted async tasks share: {_ADVICE}"
+        )
+    _warn_once()
+
+
+def _warn_once() -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"this wait blocks the thread's event loop: {_ADVICE}", RuntimeWarning, stacklevel=6
+        )

@@ -1,0 +1,141 @@
+"""Calling and submitting: the road from a definition and its arguments to a run.
+
+The composition root: where runner, store, clock and settings meet in an engine. The blocking and the awaiting
+call differ in their drivers and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from penstock import settings
+from penstock._core import graph
+from penstock._engine import capture, drive, interrupt, waiting
+from penstock._engine.context import current_run, current_tags
+from penstock._engine.engine import Engine
+from penstock._engine.recorder import Recorder, recorder_for
+from penstock.store.sqlite import SQLiteStore
+from penstock.task_runners.threads import ThreadPoolTaskRunner
+from penstock.words import two_words
+
+if TYPE_CHECKING:
+    from penstock._core.graph import Link
+    from penstock._engine.run import Run
+    from penstock.definitions import Definition
+    from penstock.futures import Future, FutureList
+    from penstock.states import State
+    from penstock.task_runners.base import TaskRunner
+
+recorder_override: ContextVar[Recorder | None] = ContextVar("penstock_recorder", default=None)
+"""A recorder to use instead of the process's: for tests."""
+
+
+def process_recorder() -> Recorder:
+    """The recorder of the store that settings and environment name."""
+    recorder = recorder_override.get()
+    if recorder is not None:
+        return recorder
+    home = settings.home()
+    return recorder_for(home, lambda: SQLiteStore(home))
+
+
+def new_engine(runner: TaskRunner, parent: Run | None) -> Engine:
+    """An engine for a flow run, or for a task called outside any flow."""
+    if parent is not None:
+        outer = parent.engine
+        return Engine(runner, outer.recorder, outer.settings, outer)
+    current = settings.current()
+    capture.install(current.logging_level)
+    return Engine(runner, process_recorder(), current)
+
+
+def task_run(task: Definition, parameters: dict[str, Any], waits: Sequence[Link]) -> Run:
+    """A run for a direct call: a child of the run whose body calls, or a root run outside any."""
+    parent = current_run.get()
+    if parent is None:
+        engine = new_engine(ThreadPoolTaskRunner(), None)
+        plan = task.plan_in(engine)
+        run = engine.new_root(plan, parameters, None, current_tags.get() | plan.tags)
+    else:
+        engine = parent.engine
+        plan = task.plan_in(engine)
+        run = engine.new_run(plan, parameters, parent, next(plan.calls), None)
+    engine.attach(run, waits)
+    return run
+
+
+def flow_run(flow: Definition, runner: TaskRunner, parameters: dict[str, Any], waits: Sequence[Link]) -> Run:
+    """A run of a flow, with an engine and a runner of its own."""
+    parent = current_run.get()
+    engine = new_engine(runner, parent)
+    plan = flow.plan_in(engine)
+    engine.logs_prints = plan.log_prints
+    engine.forgives = plan.forgives
+    run = engine.new_root(plan, parameters, parent, current_tags.get() | plan.tags)
+    if plan.run_name is None:
+        run.custom_name = two_words()
+    engine.attach(run, waits)
+    return run
+
+
+def call(run: Run, return_state: bool) -> Any:
+    """Take a run to its end in this thread; its value or its state. Raises what the run raised."""
+    driver = drive.Blocking()
+    with interrupt.guard(run):
+        driver.drive(run)
+    return _answer(run, driver.escaped, return_state)
+
+
+async def call_async(run: Run, return_state: bool) -> Any:
+    """`call` in this coroutine."""
+    driver = drive.Awaiting()
+    with interrupt.guard(run):
+        await driver.drive(run)
+    return _answer(run, driver.escaped, return_state)
+
+
+def _answer(run: Run, escaped: BaseException | None, return_state: bool) -> Any:
+    if escaped is not None:
+        raise escaped
+    caller = current_run.get()
+    if caller is not None:
+        waiting.stop_if_asked(caller.call)  # it was not this run that was asked to stop, but the body around it
+    run.looked = True
+    return run.state() if return_state else run.outcome(True)
+
+
+def submitting_run(what: str) -> Run:
+    """The run that a submission belongs to; raises `RuntimeError` outside of any."""
+    parent = current_run.get()
+    if parent is None:
+        raise RuntimeError(_no_run_message(what))
+    return parent
+
+
+def _no_run_message(what: str) -> str:
+    if interrupt.runs_are_active():
+        return (
+            f"`{what}()` needs a running flow, and this thread does not know of one: start it with "
+            "penstock.context.with_context(fn), which carries the context along"
+        )
+    name = what.rpartition(".")[0]
+    return (
+        f"`{what}()` needs a running flow: call it inside a function decorated with @flow, or call `{name}()` directly"
+    )
+
+
+def final_state(future: Future[Any]) -> State[Any]:
+    """Block until the run has ended; its State."""
+    future.wait()
+    return future.state
+
+
+def final_states(futures: FutureList[Any]) -> list[State[Any]]:
+    futures.wait()
+    return [future.state for future in futures]
+
+
+def find_waits(wait_for: Any) -> Sequence[Link]:
+    return () if wait_for is None else graph.find_waits(wait_for)

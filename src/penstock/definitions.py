@@ -1,0 +1,268 @@
+"""What tasks and flows have in common: a function, checked options, hooks, and `with_options`.
+
+A definition is immutable apart from its hook decorators. It holds what the user wrote; what a run needs is
+worked out from it once per engine, as a `Plan`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+from penstock._core.binding import Binder, check_name_option, check_reserved
+from penstock._core.policy import (
+    NotSet,
+    RetryPolicy,
+    check_hooks,
+    check_tags,
+    check_timeout,
+    retry_policy,
+)
+from penstock._engine.plan import Plan
+
+if TYPE_CHECKING:
+    from penstock._core.graph import Link
+    from penstock._engine.engine import Engine
+    from penstock._engine.run import Run
+    from penstock.futures import Future
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+HOOKS = ("on_running", "on_completion", "on_failure", "on_cancellation", "on_crashed")
+
+
+class Definition:
+    """The part of `Task` and `Flow` that does not depend on which of them it is."""
+
+    kind: ClassVar[str]
+    hook_names: ClassVar[tuple[str, ...]] = HOOKS
+
+    def __init__(self, fn: Callable[..., Any], options: Mapping[str, Any]) -> None:
+        if isinstance(fn, staticmethod | classmethod):
+            self._method_kind: type | None = type(fn)
+            fn = fn.__func__
+        else:
+            self._method_kind = None
+        if not callable(fn):
+            raise TypeError("'fn' must be callable")
+        self.fn = fn
+        self._bound: Any = NotSet
+        self._original: Self = self
+        self._binder: Binder | None = None
+        self.warned_frames: set[str] = set()  # data frame parameters whose mapping has been warned about
+        self._options = dict(options)
+        self._apply(self._options)
+        functools.update_wrapper(self, fn, updated=())
+        self.__name__ = getattr(fn, "__name__", self.name)
+        self.__doc__ = inspect.getdoc(fn) if inspect.isroutine(fn) else fn.__doc__
+
+    def _apply(self, options: Mapping[str, Any]) -> None:
+        """Check the options and keep them as attributes."""
+        self.name: str = self._checked_name(options.get("name"))
+        self.description: str | None = options.get("description") or inspect.getdoc(self.fn)
+        self.version: str | None = options.get("version")
+        self.retries: int | None = options.get("retries")
+        self.retry_delay_seconds: Any = options.get("retry_delay_seconds")
+        self.timeout_seconds = check_timeout(options.get("timeout_seconds"))
+        self.log_prints: bool | None = options.get("log_prints")
+        self._hooks = {name: check_hooks(name, options.get(name)) for name in self.hook_names}
+        self._fixed_retries = self._retry_policy(self.retries or 0, self.retry_delay_seconds)
+
+    def _checked_name(self, name: Any) -> str:
+        if name is None:
+            return self._default_name()
+        if not isinstance(name, str):
+            raise TypeError(f"'name' must be a string; got {type(name).__name__}")
+        return name or self._default_name()
+
+    def _default_name(self) -> str:
+        return _function_name(self.fn)
+
+    def _retry_policy(self, retries: int, delay: Any) -> RetryPolicy:
+        return retry_policy(retries, delay)
+
+    @property
+    def isasync(self) -> bool:
+        """Whether calling the function gives something to await or to iterate over asynchronously."""
+        return _is(inspect.iscoroutinefunction, self.fn) or _is(inspect.isasyncgenfunction, self.fn)
+
+    @property
+    def isgenerator(self) -> bool:
+        return _is(inspect.isgeneratorfunction, self.fn) or _is(inspect.isasyncgenfunction, self.fn)
+
+    @property
+    def binder(self) -> Binder:
+        """The function's parameters; looked at when first needed, because inspecting is slow."""
+        original = self._original
+        if original._binder is None:
+            original._binder = Binder(original.fn)
+        return original._binder
+
+    def _with_self(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return args if self._bound is NotSet else (self._bound, *args)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Self:
+        """A view bound to the instance, made afresh: nothing of the instance is kept on the shared definition."""
+        if self._method_kind is classmethod:
+            return self._bind_to(owner if owner is not None else type(instance))
+        if instance is None or self._method_kind is staticmethod:
+            return self
+        return self._bind_to(instance)
+
+    def _bind_to(self, instance: Any) -> Self:
+        view = copy.copy(self)
+        view._bound = instance
+        return view
+
+    def with_options(self, **options: Any) -> Self:
+        """A new definition with some options changed; this one stays as it is.
+
+        An option that is left out, or is `NotSet`, is kept; any other value replaces, so None, [], "" and 0
+        clear it.
+        """
+        unknown = set(options) - self._option_names()
+        if unknown:
+            raise TypeError(f"with_options() got an unexpected keyword argument {min(unknown)!r}")
+        given = {name: value for name, value in options.items() if value is not NotSet}
+        hooks = {name: list(hooks) for name, hooks in self._hooks.items() if hooks}
+        fn: Any = self.fn if self._method_kind is None else self._method_kind(self.fn)
+        fresh = type(self)(fn, **{**self._options, **hooks, **given})
+        fresh._bound = self._bound
+        return fresh
+
+    @classmethod
+    @functools.cache
+    def _option_names(cls) -> frozenset[str]:
+        parameters = inspect.signature(cls.__init__).parameters
+        return frozenset(parameters) - {"self", "fn"}
+
+    def _add_hook(self, name: str, fn: F) -> F:
+        check_hooks(name, [fn])
+        self._original._hooks[name].append(fn)
+        return fn
+
+    def on_running(self, fn: F) -> F:
+        """Add a hook that is called before every attempt; usable as a decorator."""
+        return self._add_hook("on_running", fn)
+
+    def on_completion(self, fn: F) -> F:
+        """Add a hook that is called when a run has completed; usable as a decorator."""
+        return self._add_hook("on_completion", fn)
+
+    def on_failure(self, fn: F) -> F:
+        """Add a hook that is called when a run has failed for good; usable as a decorator."""
+        return self._add_hook("on_failure", fn)
+
+    def on_cancellation(self, fn: F) -> F:
+        """Add a hook that is called when a run has been cancelled; usable as a decorator."""
+        return self._add_hook("on_cancellation", fn)
+
+    def on_crashed(self, fn: F) -> F:
+        """Add a hook that is called when a run has crashed; usable as a decorator."""
+        return self._add_hook("on_crashed", fn)
+
+    # --- for engines ------------------------------------------------------------------------------------------
+
+    def plan_in(self, engine: Engine) -> Plan:
+        """The plan by which runs of this definition are executed in `engine`."""
+        plan = engine.plans.get(self._original)
+        if plan is None:
+            plan = engine.plans.setdefault(self._original, self._original._plan(engine))
+        return plan
+
+    def next_number(self, parent: Run) -> int:
+        """Number a call in its flow run."""
+        return next(self.plan_in(parent.engine).calls)
+
+    def start(
+        self,
+        parent: Run,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        waits: Sequence[Link],
+        number: int,
+        index: int | None = None,
+        plain: Collection[str] = (),
+    ) -> Future[Any]:
+        """Submit one run below `parent`. Parameters named in `plain` are known to hold no futures."""
+        raise NotImplementedError
+
+    def _plan(self, engine: Engine) -> Plan:
+        policy = self._policy_in(engine)
+        return Plan(
+            kind=self.kind,
+            definition=self,
+            name=self.name,
+            key=self._key(),
+            fn=self.fn,
+            binder=self.binder,
+            is_async=self.isasync,
+            is_generator=self.isgenerator,
+            retry=policy,
+            retries=policy.retries,
+            timeout=self.timeout_seconds,
+            hooks=self._hooks,
+            log_prints=self._logs_prints_in(engine),
+            version=self.version,
+        )
+
+    def _key(self) -> str:
+        fn = self.fn
+        return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', self.name)}"
+
+    def _policy_in(self, engine: Engine) -> RetryPolicy:
+        if self.retries is not None and self.retry_delay_seconds is not None:
+            return self._fixed_retries
+        retries, delay = self._default_retries(engine)
+        return self._retry_policy(
+            retries if self.retries is None else self.retries,
+            delay if self.retry_delay_seconds is None else self.retry_delay_seconds,
+        )
+
+    def _default_retries(self, engine: Engine) -> tuple[int, Any]:
+        raise NotImplementedError
+
+    def _logs_prints_in(self, engine: Engine) -> bool:
+        if self.log_prints is not None:
+            return self.log_prints
+        return engine.logs_prints
+
+    def __reduce__(self) -> Any:
+        """By reference if the module attribute is this very definition; by its function and options if not."""
+        if self._bound is not NotSet:
+            return getattr, (self._bound, self.__name__)
+        if _importable(self):
+            return self.__qualname__
+        return _rebuild, (type(self), self.fn, self._method_kind, self._options, self._hooks)
+
+
+def _rebuild(cls: type[Definition], fn: Any, method_kind: Any, options: Any, hooks: Any) -> Definition:
+    return cls(fn if method_kind is None else method_kind(fn), **{**options, **hooks})  # type: ignore[call-arg]
+
+
+def _importable(definition: Definition) -> bool:
+    import sys
+
+    found: Any = sys.modules.get(definition.__module__)
+    if definition.__module__ == "__main__":
+        return False
+    for part in definition.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is definition
+
+
+def _function_name(fn: Any) -> str:
+    name = getattr(fn, "__name__", None)
+    if name is None and isinstance(fn, functools.partial):
+        return _function_name(fn.func)
+    return name if isinstance(name, str) else type(fn).__name__
+
+
+def _is(test: Callable[[Any], bool], fn: Any) -> bool:
+    """Whether `test` holds for a function, also behind a partial or as the `__call__` of an object."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return test(fn) or (not inspect.isroutine(fn) and not inspect.isclass(fn) and test(getattr(fn, "__call__", None)))

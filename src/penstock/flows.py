@@ -1,0 +1,207 @@
+"""Flows: functions whose runs contain task runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from penstock import calls, generators, maps
+from penstock._core import parameters as validation
+from penstock._core.binding import check_name_option, check_reserved
+from penstock.definitions import Definition
+from penstock.exceptions import InvalidNameError
+from penstock.futures import Future
+from penstock.task_runners.base import TaskRunner
+from penstock.task_runners.threads import ThreadPoolTaskRunner
+
+if TYPE_CHECKING:
+    from penstock._core.graph import Link
+    from penstock._engine.engine import Engine
+    from penstock._engine.plan import Plan
+    from penstock._engine.run import Run
+
+__all__ = ["Flow", "flow"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_FORBIDDEN = "/%&><"
+
+
+class Flow(Definition, Generic[P, R]):
+    """A function whose calls are flow runs. Made by the `flow` decorator.
+
+    A synchronous flow runs in the calling thread; calling an asynchronous one gives a coroutine. A flow run
+    ends when everything that was submitted in it has ended, and fails if a failure in it was never looked at.
+    """
+
+    kind = "flow"
+
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        *,
+        name: str | None = None,
+        flow_run_name: str | Callable[..., str] | None = None,
+        version: str | None = None,
+        description: str | None = None,
+        task_runner: TaskRunner | type[TaskRunner] | None = None,
+        retries: int | None = None,
+        retry_delay_seconds: Any = None,
+        timeout_seconds: float | None = None,
+        log_prints: bool | None = None,
+        validate_parameters: bool = True,
+        on_unobserved_failure: str | None = None,
+        on_running: Iterable[Callable[..., Any]] | None = None,
+        on_completion: Iterable[Callable[..., Any]] | None = None,
+        on_failure: Iterable[Callable[..., Any]] | None = None,
+        on_cancellation: Iterable[Callable[..., Any]] | None = None,
+        on_crashed: Iterable[Callable[..., Any]] | None = None,
+    ) -> None:
+        options = dict(locals())
+        for name_of_argument in ("self", "fn", "__class__"):
+            options.pop(name_of_argument, None)
+        super().__init__(fn, options)
+
+    def _apply(self, options: Any) -> None:
+        self.flow_run_name = options.get("flow_run_name") or None
+        check_name_option(self.flow_run_name, "flow_run_name")
+        self.task_runner = _checked_runner(options.get("task_runner"))
+        self.should_validate_parameters = bool(options.get("validate_parameters", True))
+        self.on_unobserved_failure: str | None = options.get("on_unobserved_failure")
+        if self.on_unobserved_failure not in (None, "fail", "warn"):
+            raise ValueError(
+                f"'on_unobserved_failure' must be \"fail\" or \"warn\"; got {self.on_unobserved_failure!r}"
+            )
+        super()._apply(options)
+
+    def _checked_name(self, name: Any) -> str:
+        checked = super()._checked_name(name)
+        for character in _FORBIDDEN:
+            if character in checked:
+                raise InvalidNameError(
+                    f"Flow name {checked!r} contains {character!r}: leave out {' '.join(_FORBIDDEN)}"
+                )
+        return checked
+
+    def _default_name(self) -> str:
+        name = super()._default_name()
+        return "unknown-lambda" if name == "<lambda>" else name.replace("_", "-")
+
+    def _default_retries(self, engine: Engine) -> tuple[int, Any]:
+        settings = engine.settings
+        return settings.flows_default_retries, settings.flows_default_retry_delay_seconds
+
+    def _plan(self, engine: Engine) -> Plan:
+        plan = super()._plan(engine)
+        plan.run_name = self.flow_run_name
+        plan.forgives = engine.forgives if self.on_unobserved_failure is None else self.on_unobserved_failure == "warn"
+        plan.check = self._checked_parameters if self.should_validate_parameters else None
+        return plan
+
+    def _checked_parameters(self, values: dict[str, Any]) -> dict[str, Any]:
+        return validation.validate(self.binder, self.fn, values)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The JSON schema of the parameters. Computed on demand; imports pydantic."""
+        return validation.schema(self.binder, self.fn)
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The parameters as a run would get them; raises `ParameterTypeError`."""
+        return self._checked_parameters(self.binder.bind((), parameters))
+
+    # --- calling ----------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
+        parameters = self.binder.bind(self._with_self(args), kwargs)
+        waits = calls.find_waits(wait_for)
+        runner = self.task_runner.duplicate()
+        if self.isgenerator:
+            return generators.iterate(
+                lambda: calls.flow_run(self, runner, parameters, waits), return_state, self.isasync
+            )
+        if self.isasync:
+            return self._call_async(runner, parameters, waits, return_state)
+        return calls.call(calls.flow_run(self, runner, parameters, waits), return_state)
+
+    async def _call_async(
+        self, runner: TaskRunner, parameters: dict[str, Any], waits: Sequence[Link], return_state: bool
+    ) -> Any:
+        return await calls.call_async(calls.flow_run(self, runner, parameters, waits), return_state)
+
+    def submit(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
+        """Start a subflow run in the background, on a thread of its own; returns its future at once."""
+        parent = calls.submitting_run(f"{self.name}.submit")
+        future = self.start(parent, self._with_self(args), kwargs, calls.find_waits(wait_for), 0)
+        return calls.final_state(future) if return_state else future
+
+    def start(
+        self,
+        parent: Run,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        waits: Sequence[Link],
+        number: int,
+        index: int | None = None,
+        plain: Collection[str] = (),
+    ) -> Future[Any]:
+        parameters = self.binder.bind(args, kwargs)
+        run = calls.flow_run(self, self.task_runner.duplicate(), parameters, waits)
+        run.index = index
+        return run.engine.submit(run)
+
+    def map(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
+        """Start one subflow run for each element of the iterable arguments; returns the list of futures."""
+        parent = calls.submitting_run(f"{self.name}.map")
+        futures = maps.submit_all(self, parent, self._with_self(args), kwargs, calls.find_waits(wait_for))
+        return calls.final_states(futures) if return_state else futures
+
+
+def _checked_runner(runner: Any) -> TaskRunner:
+    if runner is None:
+        return ThreadPoolTaskRunner()
+    if isinstance(runner, type) and issubclass(runner, TaskRunner):
+        return runner()
+    if isinstance(runner, TaskRunner):
+        return runner
+    raise TypeError(
+        f"'task_runner' must be a task runner; got {type(runner).__name__}: "
+        "for example task_runner=ThreadPoolTaskRunner(max_workers=4)"
+    )
+
+
+@overload
+def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
+@overload
+def flow(
+    *,
+    name: str | None = None,
+    flow_run_name: str | Callable[..., str] | None = None,
+    version: str | None = None,
+    description: str | None = None,
+    task_runner: TaskRunner | type[TaskRunner] | None = None,
+    retries: int | None = None,
+    retry_delay_seconds: float | Sequence[float] | Callable[[int], list[float]] | None = None,
+    timeout_seconds: float | None = None,
+    log_prints: bool | None = None,
+    validate_parameters: bool = True,
+    on_unobserved_failure: str | None = None,
+    on_running: Iterable[Callable[..., Any]] | None = None,
+    on_completion: Iterable[Callable[..., Any]] | None = None,
+    on_failure: Iterable[Callable[..., Any]] | None = None,
+    on_cancellation: Iterable[Callable[..., Any]] | None = None,
+    on_crashed: Iterable[Callable[..., Any]] | None = None,
+) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+def flow(fn: Any = None, /, **options: Any) -> Any:
+    """Make a flow of a function; with or without options: `@flow`, `@flow(name="etl")`, `flow(fn)`.
+
+    >>> @flow
+    ... def answer() -> int:
+    ...     return 42
+    >>> answer()
+    42
+    """
+    if fn is None:
+        return lambda function: Flow(function, **options)
+    return Flow(fn, **options)

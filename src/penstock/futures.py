@@ -1,0 +1,623 @@
+"""Futures: handles on runs that may still be going on.
+
+A future knows no engine. It talks to its run through the `Promise` protocol: are you done, tell me when you
+are, let this thread wait for you. Whatever the engine has to do around a wait (hand the worker's slot on,
+notice a deadlock) hides behind `Promise.block`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from itertools import count
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, SupportsIndex, TypeVar, cast, overload
+from uuid import UUID
+
+from penstock import states
+from penstock._core import graph
+from penstock.states import State
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = [
+    "DoneAndNotDoneFutures",
+    "Future",
+    "FutureList",
+    "as_completed",
+    "resolve_futures_to_results",
+    "resolve_futures_to_states",
+    "wait",
+]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+_logger = logging.getLogger("penstock.futures")
+
+
+class Gate:
+    """A one-shot wait for one thread: a bare lock, because a `threading.Event` costs ten times as much."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = allocate_lock()
+        self._lock.acquire()
+
+    def open(self, _: object = None) -> None:
+        """Let the waiter through. Thread-safe; opening twice is harmless."""
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until opened; False after `timeout` seconds. Signals are handled while waiting."""
+        if timeout is None:
+            return self._lock.acquire()
+        return self._lock.acquire(timeout=min(max(timeout, 0), _LONGEST_WAIT))
+
+
+_LONGEST_WAIT = 9_000_000.0  # seconds; locks refuse longer timeouts than the platform can count
+
+
+class Promise(Protocol):
+    """What a future needs of the run behind it."""
+
+    done: bool
+    looked: bool
+    ended: float | None
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def failed(self) -> bool: ...
+    @property
+    def cancelled(self) -> bool: ...
+    def subscribe(self, callback: Callable[[Any], None]) -> bool:
+        """Have `callback(promise)` called at the end; False, and no call, if the end has been already."""
+        ...
+
+    def unsubscribe(self, callback: Callable[[Any], None]) -> None: ...
+    def block(self, gate: Gate, timeout: float | None, among: Sequence[Promise]) -> bool:
+        """Let this thread wait at `gate`, which opens when something about `among` happens."""
+        ...
+
+    async def rest(self, waiter: asyncio.Future[None], among: Sequence[Promise]) -> None:
+        """`block` for a coroutine."""
+        ...
+
+    def outcome(self, raise_on_failure: bool) -> Any: ...
+    def state(self) -> State[Any]: ...
+    def cancel(self) -> bool: ...
+    def uuid(self, kind: str) -> UUID | None: ...
+
+
+def _never(promise: Promise) -> bool:
+    return False
+
+
+def _is_bad(promise: Promise) -> bool:
+    return promise.failed
+
+
+class _Countdown:
+    """Calls `wake` once: when every promise is done, or when `enough` says so of one that is."""
+
+    __slots__ = ("_arrivals", "_enough", "_missing", "_wake", "pending")
+
+    def __init__(
+        self, promises: Iterable[Promise], wake: Callable[[], None], enough: Callable[[Promise], bool] = _never
+    ) -> None:
+        self._wake = wake
+        self._enough = enough
+        self._arrivals = count(1)  # `next` on it is atomic: finishing threads need no lock
+        self.pending = [promise for promise in promises if not promise.done]
+        self._missing = len(self.pending)
+
+    def start(self) -> None:
+        for promise in self.pending:
+            if not promise.subscribe(self._arrived):
+                self._arrived(promise)
+
+    def _arrived(self, promise: Promise) -> None:
+        if next(self._arrivals) == self._missing or self._enough(promise):
+            self._wake()
+
+    def stop(self) -> None:
+        """Leave nothing behind on promises that are still going on."""
+        for promise in self.pending:
+            promise.unsubscribe(self._arrived)
+
+
+def _await_all(
+    promises: Sequence[Promise], timeout: float | None, enough: Callable[[Promise], bool] = _never
+) -> bool:
+    """Block until all are done or one is `enough`; False after `timeout` seconds."""
+    if any(promise.done and enough(promise) for promise in promises):
+        return True
+    gate = Gate()
+    countdown = _Countdown(promises, gate.open, enough)
+    if not countdown.pending:
+        return True
+    countdown.start()
+    opened = False
+    try:
+        opened = countdown.pending[0].block(gate, timeout, countdown.pending)
+    finally:
+        if not opened:
+            countdown.stop()
+    return opened
+
+
+def _await_one(promise: Promise, timeout: float | None) -> bool:
+    gate = Gate()
+    if not promise.subscribe(gate.open):
+        return True
+    opened = False
+    try:
+        opened = promise.block(gate, timeout, (promise,))
+    finally:
+        if not opened:
+            promise.unsubscribe(gate.open)
+    return opened
+
+
+async def _await_in_loop(
+    promises: Sequence[Promise], enough: Callable[[Promise], bool] = _never
+) -> None:
+    """The coroutine's `_await_all`."""
+    if any(promise.done and enough(promise) for promise in promises):
+        return
+    waiter, wake = loop_waiter()
+    countdown = _Countdown(promises, wake, enough)
+    if not countdown.pending:
+        return
+    countdown.start()
+    try:
+        await countdown.pending[0].rest(waiter, countdown.pending)
+    finally:
+        if not waiter.done() or waiter.cancelled():
+            countdown.stop()
+
+
+def loop_waiter() -> tuple[asyncio.Future[None], Callable[[], None]]:
+    """A future of the running loop, and the thread-safe function that completes it."""
+    # A loop is running, so asyncio has been imported by whoever runs it: `import penstock` need not.
+    loop = sys.modules["asyncio"].get_running_loop()
+    waiter = loop.create_future()
+
+    def complete() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def wake() -> None:
+        try:
+            loop.call_soon_threadsafe(complete)
+        except RuntimeError:
+            pass  # the loop was closed while the run went on: nobody waits any more
+
+    return waiter, wake
+
+
+class Future(graph.Upstream, Generic[T_co]):
+    """The result of a submitted run, present or still to come.
+
+    Futures are made by `.submit()` and `.map()`, never by hand. Every method is thread-safe. A future is an
+    argument like any other: give it to the next task, which then starts when the value is there. It cannot
+    be pickled; it works across processes as a task argument because the engine replaces it by its value.
+
+        >>> from penstock import flow, task
+        >>> @task
+        ... def one(): return 1
+        >>> @flow
+        ... def total(): return one.submit().result() + 1
+        >>> total()
+        2
+    """
+
+    __slots__ = ("__weakref__", "_alive", "_promise")
+
+    def __init__(self, promise: Promise) -> None:
+        self._promise = promise
+        self._alive = states._ALIVE
+
+    @property
+    def task_run_id(self) -> UUID | None:
+        """The id of the task run; None for a submitted flow."""
+        return self._promise.uuid("task")
+
+    @property
+    def flow_run_id(self) -> UUID | None:
+        """The id of the flow run if a flow was submitted, else None."""
+        return self._promise.uuid("flow")
+
+    @property
+    def state(self) -> State[T_co]:
+        """The exact state at this moment. Does not block. Reading a final state counts as looking at the run."""
+        promise = self._promise
+        if promise.done:
+            promise.looked = True
+        return promise.state()
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> T_co:
+        """Block until the run has ended; return its value or raise its own exception object.
+
+        `timeout` is in seconds; zero or less only looks. With `raise_on_failure=False` the exception is
+        returned instead of raised. Raises `TimeoutError` if the run is still going on after `timeout`.
+        """
+        promise = self._promise
+        if not promise.done and not _await_one(promise, timeout):
+            raise TimeoutError(f"{promise.label} did not complete within {timeout:g} seconds")
+        return cast(T_co, promise.outcome(raise_on_failure))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Block like `result`; return what it would raise, or None if the run completed."""
+        value: object = self.result(timeout, raise_on_failure=False)
+        return cast(BaseException, value) if self._promise.failed else None
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until the run has ended or `timeout` seconds have passed. Never raises because of the run."""
+        if not self._promise.done:
+            _await_one(self._promise, timeout)
+
+    def done(self) -> bool:
+        """Has the run ended, its hooks included? Does not block."""
+        return self._promise.done
+
+    def cancelled(self) -> bool:
+        """Did the run end cancelled? Does not block, and does not count as looking at it."""
+        return self._promise.done and self._promise.cancelled
+
+    def cancel(self) -> bool:
+        """Ask for the run to be cancelled: False if it has ended already, else True.
+
+        A request, not the fact: see `cancelled`. A run that has not started ends at once; a running one is
+        asked to stop. Does not block.
+        """
+        return self._promise.cancel()
+
+    def add_done_callback(self, fn: Callable[[Future[T_co]], object]) -> None:
+        """Call `fn(future)` when the run has ended: now if it has, else on the thread that ends it.
+
+        Callbacks run in the order of registration, after the final state is visible. What they raise is
+        logged and affects nothing.
+        """
+
+        def call(_: object) -> None:
+            try:
+                fn(self)
+            except Exception:
+                _logger.exception("a done-callback of %s failed", self._promise.label)
+
+        if not self._promise.subscribe(call):
+            call(None)
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        if not self._promise.done:
+            yield from _await_in_loop([self._promise]).__await__()
+        return cast(T_co, self._promise.outcome(True))
+
+    def __repr__(self) -> str:
+        return f"<Future of {self._promise.label}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{self!r} cannot be pickled: pass the future itself as a task argument, or its value, future.result()"
+        )
+
+
+class FutureList(list[Future[T]]):
+    """The futures of one `.map()` call, in submission order, with bulk operations.
+
+    A list in every way; slices and sums are `FutureList`s too. Given to a task it arrives as a plain list of
+    values.
+    """
+
+    _rebuild_as = list
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until every run has ended or `timeout` seconds have passed. Never raises because of a run."""
+        _check_timeout(timeout)
+        _await_all(_promises(self), timeout)
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[T]:
+        """Block until all have ended; return the values in submission order.
+
+        Raises the first failure, in time, as soon as it happens; with `raise_on_failure=False` exceptions
+        take their places in the list instead. Raises `TimeoutError` after `timeout` seconds.
+        """
+        _check_timeout(timeout)
+        promises = _promises(self)
+        if not _await_all(promises, timeout, _is_bad if raise_on_failure else _never):
+            raise TimeoutError(f"Timed out waiting for all futures to complete within {timeout:g} seconds")
+        return _outcomes(promises, raise_on_failure)
+
+    def cancel(self) -> None:
+        """Ask for every run that has not ended to be cancelled. Does not block."""
+        for future in self:
+            future.cancel()
+
+    def __await__(self) -> Generator[Any, None, list[T]]:
+        promises = _promises(self)
+        yield from _await_in_loop(promises, _is_bad).__await__()
+        return _outcomes(promises, True)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex, /) -> Future[T]: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> FutureList[T]: ...
+    def __getitem__(self, index: SupportsIndex | slice, /) -> Future[T] | FutureList[T]:
+        found = super().__getitem__(index)
+        return FutureList(found) if isinstance(found, list) else found
+
+    def __add__(self, other: Iterable[Future[T]], /) -> FutureList[T]:  # type: ignore[override]
+        return FutureList([*self, *other])
+
+
+class UnexpandedFutureList(FutureList[T], graph.Upstream):
+    """The futures of a `.map()` over a future that is not done: they exist once it is.
+
+    Waiting, cancelling and passing it on work at once; whatever needs the elements waits for them first.
+    """
+
+    def __init__(self, expansion: Expansion) -> None:
+        super().__init__()
+        self._alive = states._ALIVE
+        self._expansion: Expansion | None = expansion
+        self._promise = expansion
+
+    def expand(self, timeout: float | None = None) -> bool:
+        """Block until the elements exist; False after `timeout` seconds. Raises what prevented the expansion."""
+        expansion = self._expansion
+        if expansion is None:
+            return True
+        if not expansion.expanded.done and not _await_one(expansion.expanded, timeout):
+            return False
+        futures = expansion.futures()
+        if self._expansion is not None:
+            self._expansion = None
+            super().extend(futures)
+        return True
+
+    def wait(self, timeout: float | None = None) -> None:
+        _check_timeout(timeout)
+        _await_all([self._promise], timeout)
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[T]:
+        _check_timeout(timeout)
+        started = time.monotonic()
+        if not self.expand(timeout):
+            raise TimeoutError(f"Timed out waiting for all futures to complete within {timeout:g} seconds")
+        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
+        return super().result(left, raise_on_failure)
+
+    def cancel(self) -> None:
+        self._promise.cancel()
+
+    def __await__(self) -> Generator[Any, None, list[T]]:
+        if self._expansion is not None:
+            yield from _await_in_loop([self._expansion.expanded]).__await__()
+        return (yield from super().__await__())
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self._expansion is None else f"<FutureList of {self._promise.label}, unexpanded>"
+
+
+def _expanding(name: str) -> Any:
+    """The list method `name`, preceded by expansion."""
+    method = getattr(FutureList, name)
+
+    def expanded(self: UnexpandedFutureList[Any], *args: Any, **kwargs: Any) -> Any:
+        self.expand()
+        return method(self, *args, **kwargs)
+
+    expanded.__name__ = name
+    expanded.__doc__ = method.__doc__
+    return expanded
+
+
+for _name in (
+    *("__len__", "__iter__", "__getitem__", "__contains__", "__reversed__", "__add__", "__mul__", "__rmul__"),
+    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__setitem__", "__delitem__", "__iadd__"),
+    *("append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"),
+):
+    setattr(UnexpandedFutureList, _name, _expanding(_name))
+UnexpandedFutureList.__hash__ = None  # type: ignore[assignment]  # as for every list
+
+
+class Expansion(Promise, Protocol):
+    """The promise behind an unexpanded list: done when every element is."""
+
+    expanded: Promise
+
+    def futures(self) -> list[Future[Any]]:
+        """The elements, once `expanded` is done; raises what prevented the expansion."""
+        ...
+
+
+def _promises(futures: Iterable[Future[Any]]) -> list[Promise]:
+    return [future._promise for future in futures]
+
+
+def _outcomes(promises: Sequence[Promise], raise_on_failure: bool) -> list[Any]:
+    if raise_on_failure:
+        for promise in promises:
+            promise.looked = True
+        bad = [promise for promise in promises if promise.done and promise.failed]
+        if bad:
+            min(bad, key=lambda promise: promise.ended or 0.0).outcome(True)
+    return [promise.outcome(raise_on_failure) for promise in promises]
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"'timeout' must be a non-negative number, got {timeout!r}")
+
+
+class DoneAndNotDoneFutures(NamedTuple):
+    """What `wait` returns."""
+
+    done: set[Future[Any]]
+    not_done: set[Future[Any]]
+
+
+def wait(
+    futures: Iterable[Future[Any]], timeout: float | None = None, return_when: str = ALL_COMPLETED
+) -> DoneAndNotDoneFutures:
+    """Block until the futures are done; return the named 2-tuple of sets `(done, not_done)`.
+
+    `timeout` is in seconds. `return_when` takes the constants of `concurrent.futures`. Never raises because
+    of a run. Thread-safe; in a coroutine use `await futures` or `async for future in as_completed(futures)`.
+    """
+    _check_timeout(timeout)
+    members = _members(futures, "wait")
+    promises = _promises(members)
+    if return_when == FIRST_COMPLETED:
+        _await_all(promises, timeout, lambda promise: True)
+    elif return_when == FIRST_EXCEPTION:
+        _await_all(promises, timeout, _is_bad)
+    elif return_when == ALL_COMPLETED:
+        _await_all(promises, timeout)
+    else:
+        raise ValueError(f"'return_when' must be a constant of concurrent.futures, got {return_when!r}")
+    done = {future for future in members if future.done()}
+    return DoneAndNotDoneFutures(done, set(members) - done)
+
+
+def as_completed(futures: Iterable[Future[T]], timeout: float | None = None) -> Completions[T]:
+    """Iterate over the futures as they end, each once; usable with `for` and with `async for`.
+
+    Those that have ended come first. `timeout` is in seconds from this call, the time spent in the loop body
+    included; `TimeoutError` is raised when it runs out.
+    """
+    _check_timeout(timeout)
+    return Completions(_members(futures, "as_completed"), timeout)
+
+
+def _members(futures: Iterable[Future[T]], function: str) -> list[Future[T]]:
+    if isinstance(futures, Future):
+        raise TypeError(f"{function}() takes an iterable of futures: write {function}([future])")
+    members = list(dict.fromkeys(futures))
+    for member in members:
+        if not isinstance(member, Future):
+            raise TypeError(
+                f"{function}() takes futures, got {type(member).__name__}: write {function}([future]), "
+                "with the futures that .submit() and .map() return"
+            )
+    return members
+
+
+class Completions(Generic[T]):
+    """The iterator of `as_completed`: one object for both kinds of loop."""
+
+    def __init__(self, futures: Sequence[Future[T]], timeout: float | None) -> None:
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._total = self._left = len(futures)
+        # Appended by finishing threads, popped by the consumer; both ends of a deque are atomic.
+        self._ready: deque[Future[T]] = deque()
+        self._wake: Callable[[], None] | None = None
+        self._pending: dict[Promise, Future[T]] = {}
+        for future in sorted(futures, key=_end_time):
+            if not future._promise.done:
+                self._pending[future._promise] = future
+            if not future._promise.subscribe(self._arrived):
+                self._pending.pop(future._promise, None)
+                self._ready.append(future)
+
+    def _arrived(self, promise: Promise) -> None:
+        self._ready.append(self._pending.pop(promise))
+        wake = self._wake
+        if wake is not None:
+            wake()
+
+    def __iter__(self) -> Iterator[Future[T]]:
+        return self
+
+    def __next__(self) -> Future[T]:
+        if not self._left:
+            raise StopIteration
+        while not self._ready:
+            gate = Gate()
+            self._wake = gate.open
+            if not self._ready:  # looked at again: a run may have ended before it could see the gate
+                self._block(gate)
+        return self._pop()
+
+    def _block(self, gate: Gate) -> None:
+        pending = list(self._pending)
+        remaining = self._remaining()
+        if not pending or pending[0].block(gate, remaining, pending) or self._ready:
+            return
+        raise self._timed_out()
+
+    def __aiter__(self) -> AsyncIterator[Future[T]]:
+        return self
+
+    async def __anext__(self) -> Future[T]:
+        if not self._left:
+            raise StopAsyncIteration
+        while not self._ready:
+            waiter, self._wake = loop_waiter()
+            if not self._ready:
+                await self._rest(waiter)
+        return self._pop()
+
+    async def _rest(self, waiter: asyncio.Future[None]) -> None:
+        pending = list(self._pending)
+        if not pending:
+            return
+        try:
+            async with sys.modules["asyncio"].timeout(self._remaining()):
+                await pending[0].rest(waiter, pending)
+        except TimeoutError:
+            if not self._ready:
+                raise self._timed_out() from None
+
+    def _pop(self) -> Future[T]:
+        self._left -= 1
+        return self._ready.popleft()
+
+    def _remaining(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def _timed_out(self) -> TimeoutError:
+        return TimeoutError(f"{self._left} (of {self._total}) futures unfinished")
+
+
+def _end_time(future: Future[Any]) -> float:
+    return (future._promise.ended or 0.0) if future._promise.done else float("inf")
+
+
+def resolve_futures_to_states(expr: Any) -> Any:
+    """Block until every future in `expr` has ended; return `expr` with each replaced by its final State.
+
+    Looks inside the containers that task arguments are searched in. Without futures the same object comes
+    back. `quote(...)` stays as it is.
+    """
+    return graph.replace(expr, lambda upstream: upstream if isinstance(upstream, State) else _final_state(upstream))
+
+
+def resolve_futures_to_results(expr: Any) -> Any:
+    """Like `resolve_futures_to_states`, with values; raises a failed run's own exception."""
+    return graph.replace(expr, lambda upstream: upstream.result())  # type: ignore[union-attr]
+
+
+def _final_state(upstream: Any) -> Any:
+    if isinstance(upstream, FutureList):
+        return [_final_state(future) for future in upstream]
+    upstream.wait()
+    return upstream.state
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PrefectFuture":  # the names in the import lines that people bring along
+        return Future
+    if name == "PrefectFutureList":
+        return FutureList
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

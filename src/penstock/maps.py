@@ -1,0 +1,274 @@
+"""`.map()`: one run for each element, at once, or as soon as the future that is mapped over has its value."""
+
+from __future__ import annotations
+
+import logging
+from _thread import allocate_lock
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from penstock._core import graph, mapping
+from penstock._engine import waiting
+from penstock._engine.plan import Plan
+from penstock._engine.upstream import promise_of
+from penstock.annotations import allow_failure, carries, strip, unmapped
+from penstock.exceptions import CancelledRun, UpstreamTaskError
+from penstock.futures import Future, FutureList, Gate, Promise, UnexpandedFutureList
+from penstock.states import Failed, State, Status
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from penstock._core.graph import Link
+    from penstock._engine.run import Run
+    from penstock.definitions import Definition
+
+_logger = logging.getLogger("penstock")
+
+
+class MapCall:
+    """One call of `.map()` with everything that its children need."""
+
+    def __init__(
+        self, definition: Definition, parent: Run, args: tuple[Any, ...], kwargs: dict[str, Any], waits: Sequence[Link]
+    ) -> None:
+        self.definition = definition
+        self.parent = parent
+        self.names = positional_names(definition, args, kwargs)
+        self.args = args
+        self.kwargs = kwargs
+        self.waits = waits
+        self.number = definition.next_number(parent)
+
+    def sources(self) -> list[Any]:
+        """The futures and States that are whole arguments, and to be mapped over: their values must come first."""
+        found = []
+        for argument in (*self.args, *self.kwargs.values()):
+            wrappers, core = strip(argument)
+            if isinstance(core, graph.Upstream | State) and not carries(wrappers, unmapped):
+                found.append(core)
+        return found
+
+    def expand(self) -> list[Future[Any]]:
+        """Start the children. Raises what is wrong with the arguments before any has started."""
+        args = tuple(map(_with_value, self.args))
+        kwargs = {name: _with_value(argument) for name, argument in self.kwargs.items()}
+        expansion = mapping.expand(args, kwargs, self.names)
+        for frame in expansion.frames:
+            self._warn_about(frame)
+        shared = self._shared_without_futures(args, kwargs, expansion.static)
+        start = self.definition.start
+        return [
+            start(self.parent, child_args, child_kwargs, self.waits, self.number, index, shared)
+            for index, (child_args, child_kwargs) in enumerate(expansion.calls)
+        ]
+
+    def _shared_without_futures(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], static: frozenset[str]
+    ) -> frozenset[str]:
+        """The static arguments, if they hold nothing to replace: looked at once instead of once for each child."""
+        named = dict(zip(self.names, args, strict=True)) | kwargs
+        held = graph.find({name: named[name] for name in static}) if static else None
+        return static if held is None else frozenset()
+
+    def _warn_about(self, frame: str) -> None:
+        if frame not in self.definition.warned_frames:
+            self.definition.warned_frames.add(frame)
+            _logger.warning(
+                "%s.map() iterates over the column names of data frame %r: to map over rows write "
+                "df.itertuples(), to give every run the whole frame write unmapped(df)",
+                self.definition.name,
+                frame,
+            )
+
+
+def _with_value(argument: Any) -> Any:
+    """The argument, with a whole future or State that is to be mapped over replaced by its value."""
+    wrappers, core = strip(argument)
+    if not isinstance(core, graph.Upstream | State) or carries(wrappers, unmapped):
+        return argument
+    promise = promise_of(core)
+    if promise.failed:
+        if not carries(wrappers, allow_failure):
+            raise _blocked(promise)
+        promise.looked = True
+        return unmapped(promise.given())  # its exception object stands for the whole argument
+    value = core.result()
+    for wrapper in reversed(wrappers):
+        value = wrapper.rewrap(value)
+    return value
+
+
+def _blocked(promise: Any) -> UpstreamTaskError:
+    culprit = promise.culprit()
+    error = UpstreamTaskError(
+        f"Cannot map over the result of {culprit.name!r}, which did not complete",
+        task_run_id=culprit.uuid("task"),
+        task_run_name=culprit.name,
+        state=culprit.state(),
+    )
+    error.__cause__ = culprit.error
+    return error
+
+
+def positional_names(definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """What the positional arguments are called; raises `ParameterBindError` if the call does not fit."""
+    return list(definition.binder.bind_partial_names(args, kwargs))[: len(args)]
+
+
+def submit_all(
+    definition: Definition, parent: Run, args: tuple[Any, ...], kwargs: dict[str, Any], waits: Sequence[Link]
+) -> FutureList[Any]:
+    """Carry out one call of `.map()`. Does not block."""
+    call = MapCall(definition, parent, args, kwargs, waits)
+    pending = [source for source in call.sources() if not promise_of(source).done]
+    if not pending:
+        return FutureList(call.expand())
+    return UnexpandedFutureList(Expanding(call, pending))
+
+
+class _Event:
+    """A promise without a run: something that will have happened."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.done = False
+        self.looked = True
+        self.failed = self.cancelled = False
+        self.ended: float | None = None
+        self._lock = allocate_lock()
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    def happen(self) -> None:
+        with self._lock:
+            self.done = True
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(self)
+
+    def subscribe(self, callback: Callable[[Any], None]) -> bool:
+        with self._lock:
+            if not self.done:
+                self._callbacks.append(callback)
+            return not self.done
+
+    def unsubscribe(self, callback: Callable[[Any], None]) -> None:
+        with self._lock:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+    def block(self, gate: Gate, timeout: float | None, among: Sequence[Promise]) -> bool:
+        return waiting.block(gate, timeout)
+
+    async def rest(self, waiter: asyncio.Future[None], among: Sequence[Promise]) -> None:
+        await waiting.rest(waiter)
+
+
+class Expanding(_Event):
+    """The future list of a map over futures that are not done. Happens when all of its elements are done."""
+
+    has_started = False
+
+    def __init__(self, call: MapCall, pending: Sequence[Any]) -> None:
+        super().__init__(f"map of {call.definition.name!r}")
+        engine = call.parent.engine
+        self.id = next(engine.ids)
+        self.name = f"{call.definition.name}-{call.number}"
+        self.plan: Plan = call.definition.plan_in(engine)
+        self.expanded = _Event(self.label)
+        self.error: BaseException | None = None
+        self.status = Status.FAILED  # only asked for when there is an error
+        self.blocked: list[Run] = []
+        self.looked = False
+        self._call = call
+        self._engine = engine
+        self._context = copy_context()
+        self._futures: list[Future[Any]] = []
+        self._cancelled = False
+        self._missing: list[None] = [None] * (len(pending) + 1)
+        call.parent.adopt(self)
+        for source in pending:
+            if not promise_of(source).subscribe(self._count_down):
+                self._count_down()
+        self._count_down()
+
+    def _count_down(self, _: object = None) -> None:
+        self._missing.pop()
+        if not self._missing and not self.expanded.done:
+            self._context.run(self._expand)
+
+    def _expand(self) -> None:
+        try:
+            if self._cancelled:
+                raise CancelledRun(f"The {self.label} was cancelled.")
+            self._futures = self._call.expand()
+        except Exception as error:
+            self.error = error
+            self.failed = True
+            if not self._cancelled:
+                self._engine.failures.append(self)  # type: ignore[arg-type]  # accounted for like a failed run
+        self.expanded.happen()
+        self._await_elements()
+        self._call.parent.release(self)
+
+    def _await_elements(self) -> None:
+        self._missing = [None] * (len(self._futures) + 1)
+        for future in self._futures:
+            if not future._promise.subscribe(self._one_ended):
+                self._one_ended()
+        self._one_ended()
+
+    def _one_ended(self, _: object = None) -> None:
+        self._missing.pop()
+        if not self._missing:
+            bad = [future for future in self._futures if future._promise.failed]
+            self.failed = self.failed or bool(bad)
+            self.ended = self._engine.clock.now()
+            self.happen()
+
+    def futures(self) -> list[Future[Any]]:
+        self.looked = True
+        if self.error is not None:
+            raise self.error
+        return self._futures
+
+    # --- as an upstream -------------------------------------------------------------------------------------------
+
+    def _first_bad(self) -> Any:
+        return next((f._promise for f in self._futures if f._promise.done and f._promise.failed), None)
+
+    def culprit(self) -> Any:
+        bad = self._first_bad()
+        return self if bad is None else bad.culprit()
+
+    def note_blocked(self, run: Run) -> None:
+        self.blocked.append(run)
+        for future in self._futures:
+            if future._promise.failed:
+                future._promise.note_blocked(run)  # type: ignore[attr-defined]
+
+    def given(self) -> Any:
+        return self.error if self.error is not None else [f._promise.given() for f in self._futures]  # type: ignore[attr-defined]
+
+    def outcome(self, raise_on_failure: bool) -> Any:
+        return [future._promise.outcome(raise_on_failure) for future in self.futures()]
+
+    def state(self) -> State[Any]:
+        bad = self._first_bad()
+        state: State[Any] = bad.state() if bad is not None else Failed(data=self.error)
+        return state
+
+    def uuid(self, kind: str) -> Any:
+        return None
+
+    def cancel(self, grace: float | None = None) -> bool:
+        if self.done:
+            return False
+        self._cancelled = True
+        if self.expanded.done:
+            for future in self._futures:
+                future.cancel()
+        elif self._missing:
+            self._context.run(self._expand)
+        return True

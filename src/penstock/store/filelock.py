@@ -1,0 +1,69 @@
+"""A lock between processes that its holder's death releases: `flock` on a file of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+from penstock.store.base import StoreLocked
+
+_held: set[int] = set()
+
+
+@contextmanager
+def held(path: Path, patience: float) -> Iterator[None]:
+    """Hold the lock on `path` (mode 0600, made if missing) for the duration of the `with` block.
+
+    Waits `patience` seconds for the holder, then raises `StoreLocked`; OSError if the file cannot be opened.
+    Not reentrant. The file stays: removing it would let two processes lock two files of the same name.
+    """
+    descriptor = _acquire(path, monotonic() + patience)
+    _held.add(descriptor)
+    try:
+        yield
+    finally:
+        _held.discard(descriptor)
+        # Unlocked by name: a process forked meanwhile may have a copy of the descriptor.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _acquire(path: Path, deadline: float) -> int:
+    pause = 0.0005
+    while (descriptor := _try(path)) is None:
+        if monotonic() >= deadline:
+            raise StoreLocked(f"{path} is locked by another process")
+        sleep(pause)
+        pause = min(2 * pause, 0.01)
+    return descriptor
+
+
+def _try(path: Path) -> int | None:
+    """Return a descriptor that holds the lock, or None if another process has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    # Taken, or the file was deleted between opening and locking, and the lock on it excludes nobody.
+    os.close(descriptor)
+    return None
+
+
+def _let_go() -> None:
+    """In a forked child: a copy of the descriptor must not keep the lock when the parent dies."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -1,0 +1,161 @@
+"""What a task runner is.
+
+A runner executes calls and knows nothing else: no retries, no states, no dependencies. A new one implements
+`execute`; everything a user sees (`submit`, `map`, futures, logs) is inherited.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from concurrent.futures import Future as StandardFuture
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+
+class Call(Protocol):
+    """One attempt at a body, as a runner sees it."""
+
+    worker: Any
+    left: Any
+
+    @property
+    def needs_thread(self) -> bool: ...
+    def perform(self) -> None: ...
+
+
+class Slot(Protocol):
+    """The permission to execute one body, held by a thread."""
+
+    def release(self) -> None:
+        """Hand it on while the body waits."""
+        ...
+
+    def acquire(self) -> None:
+        """Get one again; blocks until one is free."""
+        ...
+
+    def take(self, call: Any) -> bool:
+        """Take a call out of the queue to execute it here; False if it is not there."""
+        ...
+
+
+class _Here(threading.local):
+    """What this thread is to the engine."""
+
+    slot: Slot | None = None  # a worker's
+    depth: int = 0  # bodies that it executes for ones that wait, one inside the other
+    background_loop: bool = False
+
+
+here = _Here()
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a runner can do; the engine makes up for what it cannot."""
+
+    shares_memory: bool = True  # bodies run in this process: arguments and results are the very same objects
+    runs_async: bool = False  # it executes coroutine functions itself; else they go to the background loop
+    can_kill: bool = False  # a body can be ended whatever it does
+    keeps_values: bool = False  # results stay with the runner until somebody asks for them
+    immediate: bool = False  # submitting executes at once, in the submitting thread
+
+
+class TaskRunner(ABC):
+    """Decides where the tasks of a flow run are executed.
+
+    The instance given to `@flow(task_runner=...)` is a template: every flow run uses its own `duplicate()`. A
+    runner can also be used alone, as a context manager whose end waits for everything submitted:
+
+        >>> from penstock import task
+        >>> from penstock.task_runners import ThreadPoolTaskRunner
+        >>> @task
+        ... def double(x): return 2 * x
+        >>> with ThreadPoolTaskRunner() as runner:
+        ...     runner.submit(double, {"x": 3}).result()
+        6
+    """
+
+    capabilities = Capabilities()
+    _session: Any = None
+
+    @property
+    def name(self) -> str:
+        """The class name in lower case, without "taskrunner"."""
+        return type(self).__name__.lower().removesuffix("taskrunner")
+
+    @property
+    def slots(self) -> int:
+        """How many bodies it executes at once, roughly: what "as many as fit" means for `.imap()`."""
+        return os.cpu_count() or 1
+
+    def start(self) -> None:
+        """Get ready to execute. Called once, before the first call. Workers may still be created lazily."""
+
+    @abstractmethod
+    def execute(self, call: Call) -> StandardFuture[Any]:
+        """Execute `call`; return a future whose value is its outcome and whose exception means lost machinery."""
+
+    def dispatch(self, call: Any) -> None:
+        """Execute `call` and have it report. The engine calls this; runners with a queue of their own override it."""
+        self.execute(call).add_done_callback(call.reported)
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Give everything back. Nothing is executing any more, or nobody waits for it."""
+
+    @abstractmethod
+    def duplicate(self) -> Self:
+        """A runner of equal configuration that has not been started; equal to this one."""
+
+    def _settings(self) -> tuple[Any, ...]:
+        """What makes two runners of one class equal."""
+        return ()
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._settings() == other._settings()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._settings()))
+
+    # --- used alone ---------------------------------------------------------------------------------------
+
+    def submit(self, task: Any, parameters: dict[str, Any], wait_for: Any = None) -> Any:
+        """Submit a task with its arguments by name; returns its future. Only inside `with runner:`."""
+        return self._open_session().submit(task, parameters, wait_for)
+
+    def map(self, task: Any, parameters: dict[str, Any], wait_for: Any = None) -> Any:
+        """Map a task over the iterables among its arguments by name; returns the list of futures."""
+        return self._open_session().map(task, parameters, wait_for)
+
+    def cancel_all(self) -> None:
+        """Ask for everything submitted to this runner to be cancelled. Does not block."""
+        self._open_session().cancel_all()
+
+    def _open_session(self) -> Any:
+        if self._session is None:
+            raise RuntimeError("Task runner is not started: use it as `with runner:`")
+        return self._session
+
+    def __enter__(self) -> Self:
+        if self._session is not None:
+            raise RuntimeError("This task runner is already started")
+        self._session = open_session(self)
+        self._session.__enter__()
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        session, self._session = self._session, None
+        session.__exit__(*exc_info)
+
+
+def _no_sessions(runner: TaskRunner) -> Any:
+    raise RuntimeError("import penstock before using a task runner")
+
+
+open_session: Any = _no_sessions
+"""Makes the run that stands for a runner used alone. Set by `penstock.flows`, which a runner may not import."""
+

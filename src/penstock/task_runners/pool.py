@@ -1,0 +1,192 @@
+"""Slots, a queue and threads: how calls are executed in this process.
+
+The theory. A *slot* is the permission to execute one body. A pool has a fixed number of them. A thread that
+finishes a body, or blocks inside one, hands its slot on: first to a thread that was blocked and may go on, then
+to a queued call. So at most `size` bodies run at any time, and the pool cannot deadlock on bodies that wait for
+each other: a blocked body holds no slot, only its thread.
+
+The standard library's pool costs more per task, and it cannot give a blocked worker's slot back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from _thread import allocate_lock
+from collections import deque
+
+from penstock.task_runners.base import Call, here
+
+IDLE_SECONDS = 10.0  # how long a thread without work is kept
+_numbers = itertools.count(1)
+
+
+class _Turn:
+    """A thread that was blocked and waits for a slot to go on."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = allocate_lock()
+        self._lock.acquire()
+
+    def come(self) -> None:
+        self._lock.release()
+
+    def wait(self) -> None:
+        self._lock.acquire()
+
+
+class Pool:
+    """Executes calls on at most `size` slots; threads are created when needed and reused. Thread-safe."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.closed = False
+        self._lock = allocate_lock()
+        self._free = size
+        self._turns: deque[_Turn] = deque()
+        self._released: deque[Call] = deque()  # calls that had to wait for others: they go before fresh ones
+        self._fresh: deque[Call] = deque()
+        self._idle: list[Worker] = []
+
+    def put(self, call: Call, released: bool = False) -> None:
+        """Queue a call. Never waits for work to end."""
+        with self._lock:
+            (self._released if released else self._fresh).append(call)
+            if not self._free:
+                return  # whoever hands a slot on takes the call
+            self._free -= 1
+            heir = self._heir()
+        self._give(heir)
+
+    def hand_on(self) -> None:
+        """A slot is at hand that its holder does not need any more, or not now."""
+        with self._lock:
+            heir = self._heir()
+        self._give(heir)
+
+    def _heir(self) -> _Turn | Call | None:
+        """Who gets the slot that is at hand; None: nobody, it is free. The lock is held."""
+        if self._turns:
+            return self._turns.popleft()
+        for queue in (self._released, self._fresh):
+            while queue:
+                call = queue.popleft()
+                if not call.claimed:
+                    return call
+        self._free += 1
+        return None
+
+    def _give(self, heir: _Turn | Call | None) -> None:
+        if isinstance(heir, _Turn):
+            heir.come()
+        elif heir is None:
+            pass
+        elif heir.needs_thread:
+            self._wake(heir)
+        else:
+            heir.left = self.hand_on  # it keeps the slot without a thread until its body has ended
+            heir.perform()
+
+    def _wake(self, call: Call) -> None:
+        with self._lock:
+            worker = self._idle.pop() if self._idle else None
+        if worker is None:
+            Worker(self, call).start()
+        else:
+            worker.call = call
+            worker.wake.release()
+
+    def next_for(self, worker: Worker) -> Call | None:
+        """The next call for a worker that has finished one; None: its slot is gone, and it is idle or must end."""
+        with self._lock:
+            heir = self._heir()
+            if heir is not None and not isinstance(heir, _Turn) and heir.needs_thread:
+                return heir
+            if not self.closed:
+                self._idle.append(worker)
+        self._give(heir)
+        return None
+
+    def get_slot(self, worker: Worker) -> None:
+        """Wait until there is a slot for a worker that was blocked."""
+        with self._lock:
+            worker.holds_slot = True
+            if self._free:
+                self._free -= 1
+                return
+            turn = _Turn()
+            self._turns.append(turn)
+        turn.wait()
+
+    def take_slot_from(self, worker: Worker, *, for_good: bool = False) -> None:
+        with self._lock:
+            if worker.written_off:
+                return
+            worker.written_off = for_good
+            held, worker.holds_slot = worker.holds_slot, False
+        if held:
+            self.hand_on()
+
+    def retire(self, worker: Worker) -> bool:
+        """Let an idle worker end; False if it has just been given a call."""
+        with self._lock:
+            if worker not in self._idle:
+                return False
+            self._idle.remove(worker)
+            return True
+
+    def close(self) -> None:
+        """End the threads: idle ones now, others when they have finished their call. Does not wait for them."""
+        with self._lock:
+            self.closed = True
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.wake.release()
+
+
+class Worker(threading.Thread):
+    """One thread of a pool, and the slot it holds. A daemon: a body that never ends must not keep Python alive."""
+
+    def __init__(self, pool: Pool, call: Call) -> None:
+        super().__init__(name=f"penstock-worker-{next(_numbers)}", daemon=True)
+        self.call: Call | None = call
+        self.wake = allocate_lock()
+        self.wake.acquire()
+        self.holds_slot = True
+        self.written_off = False
+        self._pool = pool
+
+    def run(self) -> None:
+        here.slot = self
+        call = self.call
+        while call is not None:
+            self.call = None
+            call.worker = self
+            call.perform()
+            if self.written_off:
+                return
+            call = self._pool.next_for(self) or self._rest()
+
+    def _rest(self) -> Call | None:
+        """Wait for the next call; None: it is time to end."""
+        if self._pool.closed:
+            return None
+        while not self.wake.acquire(timeout=IDLE_SECONDS):
+            if self._pool.retire(self):
+                return None
+        return self.call
+
+    def release(self) -> None:
+        """The body on this thread waits: its slot is somebody else's for as long."""
+        self._pool.take_slot_from(self)
+
+    def acquire(self) -> None:
+        """The body on this thread goes on; blocks until there is a slot for it."""
+        if not self.written_off:
+            self._pool.get_slot(self)
+
+    def write_off(self) -> None:
+        """Go on without this thread, which is stuck in a body."""
+        self._pool.take_slot_from(self, for_good=True)

@@ -1,0 +1,214 @@
+"""Tasks: functions whose runs are recorded, retried, timed, and can be submitted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+from penstock import calls, generators, maps
+from penstock._core import mapping
+from penstock._core.binding import check_name_option, check_reserved
+from penstock._core.policy import NotSet, RetryPolicy, check_tags, exponential_backoff, retry_policy
+from penstock.definitions import Definition
+from penstock.futures import Future, FutureList
+from penstock.imap import Pulled
+from penstock.states import State
+
+if TYPE_CHECKING:
+    from penstock._core.graph import Link
+    from penstock._engine.engine import Engine
+    from penstock._engine.plan import Plan
+    from penstock._engine.run import Run
+
+__all__ = ["NotSet", "Task", "exponential_backoff", "task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+_RESERVED = ("return_state", "wait_for")
+
+
+class Task(Definition, Generic[P, R]):
+    """A function whose calls are task runs. Made by the `task` decorator.
+
+    Calling it runs the function in the calling thread and returns its value. `.submit()` starts it in the
+    background and returns a future; `.map()` does so for every element of its arguments.
+    """
+
+    kind = "task"
+
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        version: str | None = None,
+        tags: Iterable[str] | str | None = None,
+        task_run_name: str | Callable[..., str] | None = None,
+        retries: int | None = None,
+        retry_delay_seconds: Any = None,
+        retry_jitter_factor: float | None = None,
+        retry_condition_fn: Callable[..., Any] | None = None,
+        timeout_seconds: float | None = None,
+        log_prints: bool | None = None,
+        on_running: Iterable[Callable[..., Any]] | None = None,
+        on_completion: Iterable[Callable[..., Any]] | None = None,
+        on_failure: Iterable[Callable[..., Any]] | None = None,
+        on_cancellation: Iterable[Callable[..., Any]] | None = None,
+        on_crashed: Iterable[Callable[..., Any]] | None = None,
+    ) -> None:
+        options = dict(locals())
+        for name_of_argument in ("self", "fn", "__class__"):
+            options.pop(name_of_argument, None)
+        super().__init__(fn, options)
+
+    def _apply(self, options: Any) -> None:
+        self.tags = set(check_tags(options.get("tags")))
+        self.task_run_name = options.get("task_run_name") or None
+        check_name_option(self.task_run_name, "task_run_name")
+        self.retry_jitter_factor: float | None = options.get("retry_jitter_factor")
+        self.retry_condition_fn: Callable[..., Any] | None = options.get("retry_condition_fn")
+        if self.retry_condition_fn is not None and not callable(self.retry_condition_fn):
+            raise TypeError(
+                f"Expected a callable for 'retry_condition_fn'; got {type(self.retry_condition_fn).__name__}: "
+                "give a function of (task, task_run, state)"
+            )
+        super()._apply(options)
+        check_reserved(_parameter_names(self.fn), _RESERVED)
+
+    def _retry_policy(self, retries: int, delay: Any) -> RetryPolicy:
+        return retry_policy(
+            retries, delay, self.retry_jitter_factor, has_condition=self.retry_condition_fn is not None
+        )
+
+    def _default_retries(self, engine: Engine) -> tuple[int, Any]:
+        settings = engine.settings
+        return settings.tasks_default_retries, settings.tasks_default_retry_delay_seconds
+
+    def _plan(self, engine: Engine) -> Plan:
+        plan = super()._plan(engine)
+        plan.condition = self.retry_condition_fn
+        plan.run_name = self.task_run_name
+        plan.tags = frozenset(self.tags)
+        return plan
+
+    @property
+    def task_key(self) -> str:
+        """What identifies the task between processes: module and qualified name."""
+        return self._key()
+
+    # --- direct call ------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
+        parameters = self.binder.bind(self._with_self(args), kwargs)
+        waits = calls.find_waits(wait_for)
+        if self.isgenerator:
+            return generators.iterate(lambda: calls.task_run(self, parameters, waits), return_state, self.isasync)
+        if self.isasync:
+            return self._call_async(parameters, waits, return_state)
+        return calls.call(calls.task_run(self, parameters, waits), return_state)
+
+    async def _call_async(self, parameters: dict[str, Any], waits: Sequence[Link], return_state: bool) -> Any:
+        return await calls.call_async(calls.task_run(self, parameters, waits), return_state)
+
+    # --- submitting -------------------------------------------------------------------------------------------
+
+    def submit(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
+        """Start a run in the background; returns its future at once, also for an asynchronous task.
+
+        Futures among the arguments, and in `wait_for`, are waited for without holding a thread. With
+        `return_state=True` this blocks and returns the final State instead. Raises `RuntimeError` outside a
+        run, `ParameterBindError` for wrong arguments.
+        """
+        parent = calls.submitting_run(f"{self.name}.submit")
+        waits = () if wait_for is None else calls.find_waits(wait_for)
+        future = self.start(parent, self._with_self(args), kwargs, waits, self.next_number(parent))
+        return calls.final_state(future) if return_state else future
+
+    def start(
+        self,
+        parent: Run,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        waits: Sequence[Link],
+        number: int,
+        index: int | None = None,
+        plain: Collection[str] = (),
+    ) -> Future[Any]:
+        parameters = self.binder.bind(args, kwargs)
+        engine = parent.engine
+        run = engine.new_run(self.plan_in(engine), parameters, parent, number, index)
+        engine.attach(run, waits, plain)
+        return engine.submit(run)
+
+    def map(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
+        """Start one run for each element of the iterable arguments; returns the list of futures at once.
+
+        Arguments that are not iterable, strings, and what is wrapped in `unmapped` are given to every run.
+        Raises `MappingLengthMismatch` and `MappingMissingIterable` in the caller; then nothing has started.
+        """
+        parent = calls.submitting_run(f"{self.name}.map")
+        futures = maps.submit_all(self, parent, self._with_self(args), kwargs, calls.find_waits(wait_for))
+        return calls.final_states(futures) if return_state else futures
+
+    def imap(
+        self, *args: Any, max_pending: int | None = None, ordered: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Pulled[Any]:
+        """Map lazily over large or endless iterables, with at most `max_pending` runs at a time.
+
+        Returns an iterator (`for` and `async for`) over the futures as they end, or in the order of submission
+        with `ordered=True`. Input is taken only to replace a run that was handed out; the shortest argument
+        ends it. None means twice the slots of the runner.
+        """
+        parent = calls.submitting_run(f"{self.name}.imap")
+        check_reserved(_parameter_names(self.fn), ("max_pending", "ordered"))
+        bound = self._with_self(args)
+        names = maps.positional_names(self, bound, kwargs)
+        pulled = mapping.pull(bound, kwargs, names)
+        return Pulled(self, parent, pulled, calls.find_waits(wait_for), max_pending, ordered)
+
+
+def _parameter_names(fn: Any) -> tuple[str, ...]:
+    """The names of the parameters, without the cost of `inspect` where the code object tells."""
+    code = getattr(fn, "__code__", None)
+    if code is None:
+        return ()
+    return tuple(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+
+
+@overload
+def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    version: str | None = None,
+    tags: Iterable[str] | str | None = None,
+    task_run_name: str | Callable[..., str] | None = None,
+    retries: int | None = None,
+    retry_delay_seconds: float | Sequence[float] | Callable[[int], list[float]] | None = None,
+    retry_jitter_factor: float | None = None,
+    retry_condition_fn: Callable[..., Any] | None = None,
+    timeout_seconds: float | None = None,
+    log_prints: bool | None = None,
+    on_running: Iterable[Callable[..., Any]] | None = None,
+    on_completion: Iterable[Callable[..., Any]] | None = None,
+    on_failure: Iterable[Callable[..., Any]] | None = None,
+    on_cancellation: Iterable[Callable[..., Any]] | None = None,
+    on_crashed: Iterable[Callable[..., Any]] | None = None,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(fn: Any = None, /, **options: Any) -> Any:
+    """Make a task of a function; with or without options: `@task`, `@task(retries=3)`, `task(fn)`.
+
+    >>> @task(retries=2)
+    ... def double(x: int) -> int:
+    ...     return 2 * x
+    >>> double(4)
+    8
+    """
+    if fn is None:
+        return lambda function: Task(function, **options)
+    return Task(fn, **options)

@@ -1,0 +1,427 @@
+"""What only the SQLite store has: files, other processes, and the ways in which a disk lets one down."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from penstock.exceptions import StoreUnavailable
+from penstock.store.base import LogRow, StoreLocked
+from penstock.store.filelock import held
+from penstock.store.sqlite import CHECKPOINT_ROWS, SQLiteReader, SQLiteStore, queries
+from penstock.testing.store_suite import batch, child_row, run_row
+
+HOLD_EXCLUSIVELY = """
+    import sqlite3, sys
+    connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    print("locked", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "penstock.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SQLiteStore]:
+    with closing(SQLiteStore(path.parent)) as store:
+        yield store
+
+
+def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def in_child(action) -> int:
+    """Fork, run `action` in the child, return its exit status: 0 if it did not raise."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+# Files.
+
+
+def test_files_are_private_whatever_the_umask(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with closing(SQLiteStore(path.parent)) as store:
+            store.write(batch(run_row(1)))
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(
+        ("penstock.db", "penstock.db-wal", "penstock.db-shm", "penstock.lock"), 0o600
+    )
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_nothing_is_made_before_the_first_write(path: Path, store: SQLiteStore) -> None:
+    with pytest.raises(StoreUnavailable, match=f"there is no run store at {path}"):
+        store.runs()
+    assert not path.parent.exists()
+
+
+def test_an_open_connection_writes_ahead_and_never_checkpoints_by_itself(store: SQLiteStore) -> None:
+    store.write(batch(run_row(1)))
+    assert store._writer is not None
+    ask = {
+        name: store._writer.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("journal_mode", "synchronous", "wal_autocheckpoint", "user_version")
+    }
+    assert ask == {"journal_mode": "wal", "synchronous": 1, "wal_autocheckpoint": 0, "user_version": 1}
+
+
+def test_every_write_is_one_immediate_transaction(store: SQLiteStore) -> None:
+    store.write(batch(run_row(1)))
+    assert store._writer is not None
+    seen: list[str] = []
+    store._writer.set_trace_callback(lambda statement: seen.append(statement.split(" (")[0]))
+    store.write(batch(run_row(2), LogRow(run_row(2).id, 1.0, 20, "x", "y")))
+    assert seen[1:] == ["BEGIN IMMEDIATE", "INSERT INTO runs", "INSERT INTO logs", "COMMIT"]
+
+
+def test_the_log_is_moved_into_the_database_now_and_then(path: Path, store: SQLiteStore) -> None:
+    for _ in range(3 * CHECKPOINT_ROWS // 5000):
+        store.write(batch(*(LogRow("a", 1.0, 20, "x", "y" * 500) for _ in range(5000))))
+    assert path.stat().st_size > 10_000_000
+    assert Path(f"{path}-wal").stat().st_size < 14_000_000
+
+
+def test_closing_leaves_one_self_contained_file(path: Path, store: SQLiteStore) -> None:
+    store.write(batch(run_row(1)))
+    store.close()
+    assert {file.name for file in path.parent.iterdir()} == {"penstock.db", "penstock.lock"}
+    store.write(batch(run_row(2)))  # it can be used again
+    assert len(store.runs()) == 2
+
+
+def test_queries_are_answered_from_the_indexes(store: SQLiteStore) -> None:
+    store.write(batch(run_row(1)))
+    assert store._writer is not None
+    parameters = dict.fromkeys(("run_id", "text", "kind", "name", "status", "since", "created", "id"))
+    for name, query in queries().items():
+        plan = store._writer.execute(f"EXPLAIN QUERY PLAN {query}", {**parameters, "limit": 1}).fetchall()
+        scans = [step[3] for step in plan if step[3].startswith("SCAN")]
+        allowed = ("below", "tree", "latest", "CONSTANT", "runs USING INDEX root_runs", "(subquery")
+        bad = [scan for scan in scans if not scan.removeprefix("SCAN ").startswith(allowed)]
+        assert not bad, (name, bad)
+
+
+# Files that are not what they should be.
+
+
+def test_a_newer_store_is_refused_and_not_touched(path: Path, store: SQLiteStore) -> None:
+    store.write(batch(run_row(1)))
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 7")
+    before = path.read_bytes()
+    wanted = r"schema is version 7, this penstock knows version 1\. Type: pip install --upgrade penstock"
+    with pytest.raises(StoreUnavailable, match=wanted):
+        store.write(batch(run_row(2)))
+    with pytest.raises(StoreUnavailable, match=wanted):
+        store.runs()
+    store.close()
+    assert path.read_bytes() == before
+
+
+def test_another_database_is_refused_and_not_touched(path: Path, store: SQLiteStore) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE customers (name)")
+    before = path.read_bytes()
+    with pytest.raises(StoreUnavailable, match=f"{path} is an SQLite database, but not a run store"):
+        store.write(batch(run_row(1)))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"hello, world\n" * 500, b"SQLite format 3\0"])
+def test_a_file_that_is_no_database_is_refused(path: Path, store: SQLiteStore, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(StoreUnavailable, match=f"{path}: file is not a database"):
+        store.write(batch(run_row(1)))
+    assert path.read_bytes() == content
+
+
+def test_an_empty_file_is_a_store_without_records(path: Path, store: SQLiteStore) -> None:
+    path.parent.mkdir()
+    path.touch()
+    with pytest.raises(StoreUnavailable, match="holds no records yet"):
+        store.runs()
+    store.write(batch(run_row(1)))
+    assert len(store.runs()) == 1
+
+
+@pytest.mark.parametrize("occupied", ["penstock.db", "penstock.lock"])
+def test_a_directory_in_place_of_a_file(path: Path, store: SQLiteStore, occupied: str) -> None:
+    (path.parent / occupied).mkdir(parents=True)
+    with pytest.raises(StoreUnavailable, match=str(path)):
+        store.write(batch(run_row(1)))
+
+
+def test_a_file_in_place_of_the_directory(path: Path, store: SQLiteStore) -> None:
+    path.parent.touch()
+    with pytest.raises(StoreUnavailable, match="File exists"):
+        store.write(batch(run_row(1)))
+
+
+def test_a_link_in_place_of_the_lock_file_is_not_followed(path: Path, store: SQLiteStore) -> None:
+    path.parent.mkdir()
+    path.with_suffix(".lock").symlink_to(path.parent / "elsewhere")
+    with pytest.raises(StoreUnavailable, match="symbolic links"):
+        store.write(batch(run_row(1)))
+    assert not (path.parent / "elsewhere").exists()
+
+
+# Deleted and replaced.
+
+
+def test_a_deleted_store_begins_afresh(path: Path, store: SQLiteStore) -> None:
+    store.write(batch(run_row(1)))
+    assert len(store.runs()) == 1
+    shutil.rmtree(path.parent)
+    store.write(batch(run_row(2)))
+    assert store.generation == 1
+    assert store.runs() == [run_row(2)]
+
+
+def test_deleting_only_the_database_file_loses_the_old_log_too(path: Path, store: SQLiteStore) -> None:
+    store.write(batch(run_row(1)))
+    path.unlink()
+    store.write(batch(run_row(2)))
+    assert (store.generation, store.runs()) == (1, [run_row(2)])
+
+
+def test_a_log_left_by_a_dead_process_does_not_enter_a_new_store(path: Path, store: SQLiteStore) -> None:
+    def die_without_closing() -> None:
+        SQLiteStore(path.parent).write(batch(run_row(1)))
+
+    assert in_child(die_without_closing) == 0
+    path.unlink()
+    store.write(batch(run_row(2)))
+    assert store.runs() == [run_row(2)]
+
+
+def test_a_replaced_store_is_used_from_then_on(tmp_path: Path, path: Path, store: SQLiteStore) -> None:
+    with closing(SQLiteStore(tmp_path / "other")) as other:
+        other.write(batch(run_row(7)))
+    store.write(batch(run_row(1)))
+    os.replace(tmp_path / "other" / "penstock.db", path)
+    store.write(batch(run_row(2)))
+    assert store.generation == 1
+    assert store.runs() == [run_row(7), run_row(2)]
+
+
+def test_letting_go_of_a_deleted_store_spares_the_log_of_its_successor(path: Path) -> None:
+    """Two processes share a store; it is deleted; the other one makes it anew, then we notice."""
+
+    def notice_late() -> None:
+        store = SQLiteStore(path.parent)
+        store.write(batch(run_row(1)))
+        shutil.rmtree(path.parent)
+        other = python(
+            f"""
+            import sys
+            from penstock.store.sqlite import SQLiteStore
+            from penstock.testing.store_suite import batch, run_row
+            store = SQLiteStore({str(path.parent)!r})
+            store.write(batch(run_row(2)))
+            print("made", flush=True)
+            sys.stdin.readline()
+            store.write(batch(run_row(4)))
+            store.close()
+            """
+        )
+        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout.readline() == "made\n"
+        log = os.stat(f"{path}-wal").st_ino
+        store.write(batch(run_row(3)))
+        assert os.stat(f"{path}-wal").st_ino == log
+        other.communicate("\n")
+        assert other.returncode == 0
+        assert store.runs() == [run_row(4), run_row(3), run_row(2)]
+        store.close()
+
+    assert in_child(notice_late) == 0
+
+
+# Other processes.
+
+
+def test_a_store_that_another_process_locks_is_reported_in_time(path: Path, store: SQLiteStore) -> None:
+    store.write(batch(run_row(1)))
+    holder = python(HOLD_EXCLUSIVELY, path)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "locked\n"
+    start = monotonic()
+    with pytest.raises(StoreLocked, match="database is locked"):
+        store.write(batch(run_row(2)), patience=0.05)
+    assert 0.04 < monotonic() - start < 1
+    holder.communicate("\n")
+    store.write(batch(run_row(2)))
+    assert store.generation == 0
+    assert len(store.runs()) == 2
+
+
+def test_a_held_lock_file_is_reported_in_time(path: Path, store: SQLiteStore) -> None:
+    store.write(batch(run_row(1)))
+    locked = pytest.raises(StoreLocked, match=r"penstock\.lock is locked by another process")
+    with held(path.with_suffix(".lock"), 1.0), locked:
+        store.write(batch(run_row(2)), patience=0.01)
+    store.write(batch(run_row(2)))
+
+
+def test_a_lock_file_that_was_deleted_and_made_again_excludes(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with held(lock, 0.0):
+        lock.unlink()
+        # The name is free, and so is the lock; then it is taken.
+        with held(lock, 0.0), pytest.raises(StoreLocked), held(lock, 0.0):
+            pass
+
+
+def test_a_fork_does_not_prolong_the_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with held(lock, 0.0):
+        ready, go = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+            os._exit(0)
+        os.read(ready[0], 1)
+    with held(lock, 0.0):
+        pass
+    os.write(go[1], b"x")
+    os.waitpid(child, 0)
+    for end in (*ready, *go):
+        os.close(end)
+
+
+def test_a_forked_child_writes_through_a_connection_of_its_own(path: Path, store: SQLiteStore) -> None:
+    store.write(batch(run_row(1)))
+    assert len(store.runs()) == 1
+
+    def write_in_child() -> None:
+        store.write(batch(run_row(2)))
+        assert store.generation == 0
+        assert len(store.runs()) == 2
+        store.close()
+
+    assert in_child(write_in_child) == 0
+    store.write(batch(run_row(3)))
+    assert len(store.runs()) == 3
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_reading_goes_on_while_another_thread_writes(path: Path, store: SQLiteStore) -> None:
+    store.write(batch(run_row(0, kind="flow")))
+    done = threading.Event()
+
+    def read() -> list[int]:
+        with closing(SQLiteReader(path.parent)) as reader:
+            while not done.is_set():
+                seen.append(len(reader.children(run_row(0).id)))
+        return seen
+
+    seen: list[int] = []
+    thread = threading.Thread(target=read)
+    thread.start()
+    for number in range(1, 100):
+        store.write(batch(child_row(number, run_row(0, kind="flow"))))
+    done.set()
+    thread.join()
+    assert seen == sorted(seen)
+    assert len(store.children(run_row(0).id)) == 99
+
+
+# Places where writing fails. The tests may run as root, whom permission bits do not stop.
+
+
+def test_a_full_disk_is_reported_and_the_store_stays_whole(path: Path) -> None:
+    def fill() -> None:
+        store = SQLiteStore(path.parent)
+        store.write(batch(run_row(1)))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+        with pytest.raises(StoreUnavailable, match=str(path)):
+            store.write(batch(*(LogRow("a", 1.0, 20, "x", "y" * 1000) for _ in range(1000))))
+        assert store.runs() == [run_row(1)]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        store.write(batch(run_row(2)))
+        assert (store.generation, len(store.runs()), store.logs("a")) == (0, 2, [])
+        store.close()
+
+    assert in_child(fill) == 0
+
+
+def test_somebody_without_rights_may_read_a_store_at_rest_but_not_write(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs root to become somebody else")
+    home = Path("/tmp") / f"penstock-test-{os.getpid()}"  # tmp_path is closed to others
+    home.mkdir()
+    try:
+        with closing(SQLiteStore(home)) as store:
+            store.write(batch(run_row(1)))
+        home.chmod(0o555)
+        (home / "penstock.db").chmod(0o444)
+
+        def as_nobody() -> None:
+            os.setuid(65534)
+            assert SQLiteReader(home).runs() == [run_row(1)]
+            with pytest.raises(StoreUnavailable, match="Permission denied"):
+                SQLiteStore(home).write(batch(run_row(2)))
+
+        assert in_child(as_nobody) == 0
+    finally:
+        shutil.rmtree(home)
+
+
+def test_a_missing_column_value_does_not_spoil_the_batch(store: SQLiteStore) -> None:
+    odd = run_row(1)._replace(created=None, attempts="two", name=object(), tags=["x"])  # type: ignore
+    store.write(batch(odd, run_row(2)))
+    found = store.get(odd.id)
+    assert found is not None and found.name == "<object>" and found.attempts == "two"
+    assert store.get(run_row(2).id) == run_row(2)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("a\0b", "a\\x00b"),
+        ("\udc80", "\\udc80"),
+        (2**63, 2**63 - 1),
+        (-(2**70), -(2**63)),
+        (b"raw", "<bytes>"),
+    ],
+)
+def test_cleaned_values(store: SQLiteStore, given: object, kept: object) -> None:
+    broken = "\udc80"  # bytes alone would be taken as they are
+    store.write(batch(run_row(1, message=broken, attempts=given)))
+    found = store.get(run_row(1).id)
+    assert found is not None and found.attempts == kept

@@ -1,0 +1,83 @@
+"""Checked, never run: each line marked `# error` must be refused by both type checkers, and no other line."""
+
+from __future__ import annotations
+
+from penstock import FutureList, flow, task
+
+
+@task
+def one(x: int) -> int:
+    return x + 1
+
+
+@task
+def two(y: int, z: str = "") -> str:
+    return str(y) + z
+
+
+@task
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+@flow
+def pipeline(start: int) -> str:
+    return two(start)
+
+
+class Loader:
+    @task
+    def load(self, path: str) -> int:
+        return len(path)
+
+
+def wrong_arguments_of_a_call(loader: Loader) -> None:
+    one("a")  # error
+    one()  # error
+    one(1, 2)  # error
+    one(y=1)  # error
+    two(1, z=2)  # error
+    pipeline("a")  # error
+    loader.load(1)  # error
+
+
+def wrong_arguments_of_submit(loader: Loader) -> None:
+    one.submit("a")  # error
+    one.submit()  # error
+    one.submit(1, 2)  # error
+    one.submit(y=1)  # error
+    two.submit(1, 2)  # error
+    two.submit(1, z=2)  # error
+    fetch.submit(1)  # error
+    pipeline.submit("a")  # error
+    loader.load.submit(1)  # error
+
+
+def wrong_use_of_results() -> None:
+    a: str = one(1)  # error
+    c: str = one.submit(1).result()  # error
+    d: FutureList[str] = one.map([1])  # error
+    e: list[str] = one.map([1]).result()  # error
+    f: bytes = fetch("u")  # error
+    g: int = pipeline(1)  # error
+    one(1).upper()  # error
+    print(a, c, d, e, f, g)
+
+
+def misspelt_options() -> None:
+    one.with_options(retry=3)  # error
+
+
+async def wrong_use_of_await() -> None:
+    a: str = await fetch("u")  # error
+    b: str = await one.submit(1)  # error
+    await one(1)  # error
+    print(a, b)
+
+
+@task(retrys=3)  # error
+def misspelt() -> None: ...
+
+
+@flow(task_runner=3)  # error
+def no_runner() -> None: ...

@@ -1,0 +1,211 @@
+"""Checked, never run: what users write and what the type checkers must make of it, without any error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, assert_type
+
+from penstock import Future, FutureList, State, allow_failure, as_completed, flow, quote, task, unmapped, wait
+from penstock.futures import DoneAndNotDoneFutures
+from penstock.task_runners import ThreadPoolTaskRunner
+
+
+@dataclass
+class Report:
+    title: str
+
+
+@task
+def one(x: int) -> int:
+    return x + 1
+
+
+@task
+def two(y: int) -> str:
+    return str(y)
+
+
+@task(name="with options", retries=3, tags=["a"], retry_delay_seconds=[1, 2.5])
+def configured(title: str, *, size: int = 3) -> Report:
+    return Report(title * size)
+
+
+@task
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@task
+def total(values: list[int]) -> int:
+    return sum(values)
+
+
+@task
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+@task
+def nothing() -> None: ...
+
+
+class Loader:
+    @task
+    def load(self, path: str) -> list[int]:
+        return [len(path)]
+
+    @task
+    async def load_later(self, path: str) -> list[int]:
+        return [len(path)]
+
+
+def calls() -> None:
+    assert_type(one(1), int)
+    assert_type(two(y=1), str)
+    assert_type(configured("a"), Report)
+    assert_type(configured("a", size=4), Report)
+    coroutine: Coroutine[Any, Any, bytes] = fetch("u")
+    coroutine.close()
+
+
+def submissions() -> None:
+    assert_type(one.submit(1), Future[int])
+    assert_type(two.submit(y=1), Future[str])
+    assert_type(configured.submit("a", size=4), Future[Report])
+    assert_type(fetch.submit("u"), Future[bytes])
+    assert_type(nothing.submit(), Future[None])
+    assert_type(one.submit(1).result(), int)
+    assert_type(one.submit(1, wait_for=[two.submit(1)]), Future[int])
+    assert_type(one.submit(1).state, State[int])
+
+
+def futures_in_place_of_values() -> None:
+    first = one.submit(1)
+    assert_type(two.submit(first), Future[str])
+    assert_type(two.submit(one.submit(1)), Future[str])
+    assert_type(two.submit(y=first), Future[str])
+    assert_type(add.submit(first, 2), Future[int])
+    assert_type(add.submit(1, first), Future[int])
+    assert_type(add.submit(first, first), Future[int])
+    assert_type(add.submit(1, b=first), Future[int])
+    assert_type(add.submit(a=first, b=2), Future[int])
+    assert_type(total.submit([first, first]), Future[int])
+    assert_type(fetch.submit(two.submit(first)), Future[bytes])
+    assert_type(two.submit(allow_failure(first)), Future[str])
+    assert_type(configured.submit(two.submit(first), size=first), Future[Report])
+
+
+def maps() -> None:
+    assert_type(one.map([1, 2, 3]), FutureList[int])
+    assert_type(one.map(range(3)).result(), list[int])
+    assert_type(two.map(one.map([1, 2])), FutureList[str])
+    assert_type(add.map([1, 2], 3), FutureList[int])
+    assert_type(total.map(unmapped([1, 2])), FutureList[int])
+    assert_type(fetch.map(["a", "b"]), FutureList[bytes])
+    assert_type(one.map([1])[0], Future[int])
+    assert_type(one.map([1, 2])[:1], FutureList[int])
+    assert_type(one.map([1]) + one.map([2]), FutureList[int])
+    for future in one.imap(range(10), max_pending=4):
+        assert_type(future, Future[int])
+
+
+def methods(loader: Loader) -> None:
+    assert_type(loader.load("p"), list[int])
+    assert_type(Loader.load(loader, "p"), list[int])
+    assert_type(loader.load.submit("p"), Future[list[int]])
+    assert_type(loader.load.map(["p", "q"]), FutureList[list[int]])
+    assert_type(loader.load_later.submit("p"), Future[list[int]])
+    assert_type(total.submit(loader.load.submit("p")), Future[int])
+
+
+def options() -> None:
+    again = one.with_options(name="again", retries=2)
+    assert_type(again(1), int)
+    assert_type(again.submit(1), Future[int])
+    later = fetch.with_options(timeout_seconds=3)
+    assert_type(later.submit("u"), Future[bytes])
+
+
+def states() -> None:
+    assert_type(one(1, return_state=True), State[int])
+    assert_type(one.submit(1, return_state=True), State[int])
+    assert_type(one.map([1], return_state=True), list[State[int]])
+
+
+def waiting() -> None:
+    futures = one.map([1, 2])
+    outcome = wait(futures, timeout=3)
+    assert_type(outcome, DoneAndNotDoneFutures[int])
+    assert_type(outcome.done, set[Future[int]])
+    assert_type([future.result() for future in wait(futures).not_done], list[int])
+    for future in as_completed(futures):
+        assert_type(future, Future[int])
+    assert_type(futures.wait(), None)
+    stored: list[Future[int]] = []
+    stored.extend(futures)
+
+
+@flow
+def pipeline(start: int, *, label: str = "x") -> str:
+    return two.submit(one.submit(start)).result() + label
+
+
+@flow(name="other", task_runner=ThreadPoolTaskRunner(max_workers=2), log_prints=True)
+def other(report: Report) -> Report:
+    return report
+
+
+@flow
+async def gathering(urls: list[str]) -> list[bytes]:
+    assert_type(await fetch("u"), bytes)
+    assert_type(await fetch.submit("u"), bytes)
+    assert_type(await one.submit(1), int)
+    assert_type(await fetch.map(urls), list[bytes])
+    async for future in as_completed(fetch.map(urls)):
+        assert_type(future, Future[bytes])
+    async for lazy in fetch.imap(urls):
+        assert_type(lazy, Future[bytes])
+    return await asyncio.gather(*[fetch(url) for url in urls])
+
+
+def flows() -> None:
+    assert_type(pipeline(1), str)
+    assert_type(pipeline(1, label="y"), str)
+    assert_type(other(Report("a")), Report)
+    assert_type(pipeline(1, return_state=True), State[str])
+    assert_type(pipeline(one.submit(1)), str)
+    assert_type(pipeline.submit(1), Future[str])
+    assert_type(pipeline.submit(one.submit(1)), Future[str])
+    assert_type(pipeline.map([1, 2]), FutureList[str])
+    assert_type(gathering.submit(["u"]), Future[list[bytes]])
+    assert_type(pipeline.with_options(name="again")(1), str)
+
+
+async def async_flows() -> None:
+    assert_type(await gathering(["u"]), list[bytes])
+
+
+@task
+def numbers(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+@task
+async def lines(n: int) -> AsyncIterator[str]:
+    for i in range(n):
+        yield str(i)
+
+
+async def generators() -> None:
+    for number in numbers(3):
+        assert_type(number, int)
+    async for line in lines(3):
+        assert_type(line, str)
+
+
+def wrappers(future: Future[int]) -> None:
+    kept: list[Future[dict[str, int]]] = []
+    assert_type(kept, list[Future[dict[str, int]]])
+    assert_type(quote(future).unquote(), Future[int])
