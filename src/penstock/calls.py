@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import settings
 from penstock._core import graph
-from penstock._engine import capture, drive, interrupt, waiting
+from penstock._engine import capture, drive, interrupt, signals, waiting
 from penstock._engine.context import current_run, current_tags
 from penstock._engine.engine import Engine
 from penstock._engine.recorder import Recorder, recorder_for
@@ -83,7 +83,7 @@ def flow_run(flow: Definition, runner: TaskRunner, parameters: dict[str, Any], w
 def call(run: Run, return_state: bool) -> Any:
     """Take a run to its end in this thread; its value or its state. Raises what the run raised."""
     driver = drive.Blocking()
-    with interrupt.guard(run):
+    with signals.guard(run):
         driver.drive(run)
     return _answer(run, driver.escaped, return_state)
 
@@ -91,7 +91,7 @@ def call(run: Run, return_state: bool) -> Any:
 async def call_async(run: Run, return_state: bool) -> Any:
     """`call` in this coroutine."""
     driver = drive.Awaiting()
-    with interrupt.guard(run):
+    with signals.guard(run):
         await driver.drive(run)
     return _answer(run, driver.escaped, return_state)
 

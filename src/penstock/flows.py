@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
+import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from penstock import calls, generators, maps
-from penstock._core import parameters as validation
 from penstock._core.binding import check_name_option, check_reserved
+from penstock._core.parameters import ParameterChecker
 from penstock.definitions import Definition
 from penstock.exceptions import InvalidNameError
 from penstock.futures import Future
@@ -25,6 +25,7 @@ __all__ = ["Flow", "flow"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_logger = logging.getLogger("penstock")
 _FORBIDDEN = "/%&><"
 
 
@@ -64,6 +65,8 @@ class Flow(Definition, Generic[P, R]):
         super().__init__(fn, options)
 
     def _apply(self, options: Any) -> None:
+        self._parameter_checker: ParameterChecker | None = None
+        self.warned_parameters: set[str] = set()
         self.flow_run_name = options.get("flow_run_name") or None
         check_name_option(self.flow_run_name, "flow_run_name")
         self.task_runner = _checked_runner(options.get("task_runner"))
@@ -99,17 +102,37 @@ class Flow(Definition, Generic[P, R]):
         plan.check = self._checked_parameters if self.should_validate_parameters else None
         return plan
 
+    @property
+    def _checker(self) -> ParameterChecker:
+        original = self._original
+        if original._parameter_checker is None:
+            original._parameter_checker = ParameterChecker(original.fn, original.binder)
+        return original._parameter_checker
+
     def _checked_parameters(self, values: dict[str, Any]) -> dict[str, Any]:
-        return validation.validate(self.binder, self.fn, values)
+        checked, unchecked = self._checker.validate(values)
+        for name in unchecked:
+            if name not in self.warned_parameters:
+                self.warned_parameters.add(name)
+                _logger.warning(
+                    "Flow %r: the annotation of parameter %r cannot be checked, so its values are not validated",
+                    self.name,
+                    name,
+                )
+        return checked
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The JSON schema of the parameters. Computed on demand; imports pydantic."""
-        return validation.schema(self.binder, self.fn)
+        return self._checker.schema()
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The parameters as a run would get them; raises `ParameterTypeError`."""
         return self._checked_parameters(self.binder.bind((), parameters))
+
+    def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The parameters in a form that JSON can hold; a value that has none becomes its short representation."""
+        return self._checker.serialize(parameters)
 
     # --- calling ----------------------------------------------------------------------------------------------
 

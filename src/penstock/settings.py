@@ -221,8 +221,10 @@ def _warn_unknown(variable: str) -> None:
 def _suggestion(variable: str) -> str:
     from difflib import get_close_matches  # slow to load; only mistakes need it
 
-    nearest = get_close_matches(variable, _TABLE, n=1)
-    return f" Did you mean {nearest[0]}?" if nearest else ""
+    # Without the prefix, which all have in common: with it, every name is near.
+    known = [name.removeprefix(_PREFIX) for name in _TABLE]
+    nearest = get_close_matches(variable.removeprefix(_PREFIX), known, n=1)
+    return f" Did you mean {_PREFIX}{nearest[0]}?" if nearest else ""
 
 
 @contextmanager

@@ -134,7 +134,6 @@ def test_known_values_look_as_their_repr(value: object) -> None:
         (Config, f"{HERE}.Config"),
         (int, "builtins.int"),
         (Colour, f"{HERE}.Colour"),
-        (Hostile, f"{HERE}.Hostile"),
         (len, "builtins.len"),
         ([].append, "list.append"),
         (short, "penstock._core.binding.short"),
@@ -147,10 +146,7 @@ def test_known_values_look_as_their_repr(value: object) -> None:
         (10**5000, "<int of 16610 bits>"),
         (fractions.Fraction(10**5000, 3), "Fraction(<int of 16610 bits>, 3)"),
         (HostileText("x"), f"<{HERE}.HostileText>"),
-        (Hostile(), f"<{HERE}.Hostile>"),
-        ([Hostile(), {1: Hostile()}], f"[<{HERE}.Hostile>, {{1: <{HERE}.Hostile>}}]"),
-        (Slotted(1, Hostile()), f"Slotted(a=1, b=<{HERE}.Hostile>)"),
-        (object.__new__(Slotted), "Slotted(a=, b=)"),
+        (object.__new__(Slotted), f"<{HERE}.Slotted>"),
         (
             MOMENT.replace(tzinfo=HostileZone()),
             f"datetime.datetime(2020, 1, 2, 3, 4, tzinfo=<{HERE}.HostileZone>)",
@@ -160,6 +156,14 @@ def test_known_values_look_as_their_repr(value: object) -> None:
 )
 def test_other_values_are_named(value: object, expected: str) -> None:
     assert short(value) == expected
+
+
+def test_no_code_of_an_unknown_class_runs() -> None:
+    # Not parametrized: pytest itself would look at the values.
+    assert short(Hostile) == f"{HERE}.Hostile"
+    assert short(Hostile()) == f"<{HERE}.Hostile>"
+    assert short([Hostile(), {1: Hostile()}]) == f"[<{HERE}.Hostile>, {{1: <{HERE}.Hostile>}}]"
+    assert short(Slotted(1, Hostile())) == f"Slotted(a=1, b=<{HERE}.Hostile>)"
 
 
 def test_a_class_that_borrows_a_standard_name_is_not_trusted() -> None:

@@ -294,6 +294,12 @@ class TestManualClock:
         assert calls == ["inner", "outer"]
         assert manual.monotonic() == 6.0
 
+    def test_rounding_errors_do_not_delay_a_call(self, manual: ManualClock) -> None:
+        moments: list[float] = []
+        manual.call_later(0.1 + 0.2, lambda: moments.append(manual.monotonic()))
+        manual.advance(0.3)
+        assert moments == [0.3]
+
     def test_cancel(self, manual: ManualClock) -> None:
         timer = manual.call_later(1, lambda: pytest.fail("was cancelled"))
         assert [timer.cancel(), timer.cancel()] == [True, False]

@@ -101,7 +101,7 @@ def test_every_write_is_one_immediate_transaction(store: SQLiteStore) -> None:
     seen: list[str] = []
     store._writer.set_trace_callback(lambda statement: seen.append(statement.split(" (")[0]))
     store.write(batch(run_row(2), LogRow(run_row(2).id, 1.0, 20, "x", "y")))
-    assert seen[1:] == ["BEGIN IMMEDIATE", "INSERT INTO runs", "INSERT INTO logs", "COMMIT"]
+    assert seen == ["BEGIN IMMEDIATE", "INSERT INTO runs", "INSERT INTO logs", "COMMIT"]
 
 
 def test_the_log_is_moved_into_the_database_now_and_then(path: Path, store: SQLiteStore) -> None:

@@ -461,7 +461,7 @@ def _static(kind: type, name: str) -> Any:
 
 
 def _attribute(value: Any, name: str) -> Any:
-    """The instance attribute, past properties, `__getattr__` and the like. `_NOTHING` if it is not set."""
+    """The instance attribute, past properties, `__getattr__` and the like; `_NOTHING` if there is none."""
     try:
         members = object.__getattribute__(value, "__dict__")
     except AttributeError:

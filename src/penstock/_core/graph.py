@@ -14,19 +14,28 @@ lazy proxies, arrays). Everything is iterative: depth is limited by memory, not 
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import reprlib
-import sys
 from abc import ABC, abstractmethod
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from itertools import chain, compress, starmap
-from types import MappingProxyType, MemberDescriptorType
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from penstock import states
+from penstock._core.containers import (
+    AS_LIST,
+    DICT,
+    EXACT,
+    MODEL,
+    SUBCLASSED,
+    Kind,
+    dataclass_kind,
+    inherited,
+    is_model,
+    mro,
+    namespace,
+)
 from penstock.annotations import Annotation, allow_failure, carries, opaque, quote, strip
 
 
@@ -62,228 +71,29 @@ class _Mark(Enum):
 _PASSED, _LOST, _UPSTREAM, _ANNOTATION = _Mark
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class _Kind:
-    """How containers of one type are read and rebuilt.
-
-    Kinds whose parts have names read as an alternation of name and part, as `dict` does.
-    """
-
-    contents: Callable[[Any], Iterable[Any]]
-    fill: Callable[
-        [Any, list[Any]], Any
-    ]  # put the parts into the shell; without a shell: (original, parts) -> new
-    shell: Callable[[Any], Any] | None = (
-        None  # a new, still empty one, so that circular references can be kept
-    )
-    step: Callable[[list[Any], int], str] = lambda _parts, index: f"[{index}]"  # a part's place, for messages
-    converts: bool = False  # rebuilt even if nothing inside is replaced
-
-
-def _pairs(parts: list[Any]) -> Iterator[tuple[Any, Any]]:
-    return zip(parts[::2], parts[1::2], strict=True)
-
-
-def _item_step(parts: list[Any], index: int) -> str:
-    if index % 2 == 0:
-        return ".keys()"
-    key = parts[index - 1]
-    shown = reprlib.repr(key) if type(key) in (str, int, float, bool, bytes) else f"<{type(key).__name__}>"
-    return f"[{shown}]"
-
-
-def _field_step(parts: list[Any], index: int) -> str:
-    return f".{parts[index - 1]}"
-
-
-def _member_step(_parts: list[Any], _index: int) -> str:
-    return "{…}"
-
-
-def _dict_contents(x: Any) -> Iterable[Any]:
-    return chain.from_iterable(dict.items(x))
-
-
-def _ordered_contents(x: Any) -> Iterable[Any]:
-    return chain.from_iterable(OrderedDict.items(x))  # dict.items would miss move_to_end
-
-
-def _dict_fill(shell: Any, parts: list[Any]) -> None:
-    dict.update(shell, _pairs(parts))
-
-
-def _ordered_fill(shell: Any, parts: list[Any]) -> None:
-    for key, value in _pairs(parts):
-        OrderedDict.__setitem__(shell, key, value)
-
-
-_LIST = _Kind(list.__iter__, list.extend, lambda _x: [])
-_AS_LIST = dataclasses.replace(_LIST, converts=True)
-_VIEW = dataclasses.replace(_LIST, contents=iter)
-_DICT = _Kind(_dict_contents, _dict_fill, lambda _x: {}, _item_step)
-
-_d: dict[str, str] = {}
-_o: OrderedDict[str, str] = OrderedDict()
-_EXACT: dict[type, _Kind] = {
-    list: _LIST,
-    tuple: _Kind(tuple.__iter__, lambda _x, parts: tuple(parts)),
-    set: _Kind(set.__iter__, set.update, lambda _x: set(), _member_step),
-    frozenset: _Kind(frozenset.__iter__, lambda _x, parts: frozenset(parts), None, _member_step),
-    dict: _DICT,
-    defaultdict: dataclasses.replace(_DICT, shell=lambda x: defaultdict(x.default_factory)),
-    OrderedDict: _Kind(_ordered_contents, _ordered_fill, lambda _x: OrderedDict(), _item_step),
-    deque: _Kind(deque.__iter__, deque.extend, lambda x: deque(maxlen=x.maxlen)),
-    **dict.fromkeys(map(type, (_d.keys(), _d.values(), _d.items())), _VIEW),
-    **dict.fromkeys(map(type, (_o.keys(), _o.values(), _o.items())), _VIEW),
-}
-
-
-# Subclasses are copied whole and refilled through the base class: their own methods may have ideas.
-
-
-def _emptied(x: Any, clear: Callable[[Any], None]) -> Any:
-    twin = copy.copy(x)
-    if twin is x:  # an immutable subclass may do that: clearing would destroy the caller's object
-        raise TypeError(f"copy.copy() of a {type(x).__name__} returns the object itself")
-    clear(twin)
-    return twin
-
-
-def _copied(base: type, clear: Callable[[Any], None]) -> _Kind:
-    return dataclasses.replace(_EXACT[base], shell=lambda x: _emptied(x, clear))
-
-
-def _with_attributes(base: Any) -> _Kind:
-    def build(x: Any, parts: list[Any]) -> Any:
-        return _carry_over(x, base.__new__(type(x), parts))
-
-    return dataclasses.replace(_EXACT[base], fill=build)
-
-
-_SUBCLASSED: tuple[tuple[type, _Kind], ...] = (
-    (list, _copied(list, list.clear)),
-    (OrderedDict, _copied(OrderedDict, OrderedDict.clear)),
-    (dict, _copied(dict, dict.clear)),
-    (tuple, _with_attributes(tuple)),
-    (set, _copied(set, set.clear)),
-    (frozenset, _with_attributes(frozenset)),
-    (deque, _copied(deque, deque.clear)),
-)
-
-# Read through `type` itself, so that a metaclass cannot interfere.
-_mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
-_namespace: Callable[[type], Mapping[str, Any]] = type.__dict__["__dict__"].__get__
-
-
-def _slots(cls: type) -> Iterator[tuple[str, MemberDescriptorType]]:
-    for base in reversed(_mro(cls)):
-        for name, member in _namespace(base).items():
-            if type(member) is MemberDescriptorType:
-                yield name, member
-
-
-def _attributes(x: Any) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = object.__getattribute__(x, "__dict__")
-    except AttributeError:
-        return {}  # slots only
-    return found
-
-
-def _carry_over(x: Any, twin: Any) -> Any:
-    """Copy all attributes without running code of the class; frozen classes do not notice."""
-    attributes = _attributes(x)
-    if attributes:
-        _attributes(twin).update(attributes)
-    for _, slot in _slots(type(x)):
-        try:
-            slot.__set__(twin, slot.__get__(x))
-        except AttributeError:
-            pass  # this slot was never set
-    return twin
-
-
-def _dataclass_kind(cls: type) -> _Kind:
-    names = [field.name for field in dataclasses.fields(cls)]
-    slots = dict(_slots(cls))
-
-    def contents(x: Any) -> Iterable[Any]:
-        held = _attributes(x)
-        for name in names:
-            try:
-                value = slots[name].__get__(x) if name in slots else held[name]
-            except (AttributeError, KeyError):
-                continue  # init=False and never set
-            yield name
-            yield value
-
-    def fill(twin: Any, parts: list[Any]) -> None:
-        for name, value in _pairs(parts):
-            if name in slots:
-                slots[name].__set__(twin, value)
-            else:
-                _attributes(twin)[name] = value
-
-    return _Kind(contents, fill, lambda x: _carry_over(x, object.__new__(type(x))), _field_step)
-
-
-def _model_extras(x: Any) -> dict[str, Any]:
-    try:
-        return object.__getattribute__(x, "__pydantic_extra__") or {}
-    except AttributeError:
-        return {}  # made by something that skipped pydantic's constructors
-
-
-def _model_contents(x: Any) -> Iterable[Any]:
-    return chain.from_iterable(chain(_attributes(x).items(), _model_extras(x).items()))
-
-
-def _model_fill(twin: Any, parts: list[Any]) -> None:
-    fields, extras = _attributes(twin), _model_extras(twin)
-    for name, value in _pairs(parts):
-        (fields if name in fields else extras)[name] = value
-
-
-_MODEL = _Kind(_model_contents, _model_fill, copy.copy, _field_step)
-
-
-def is_model(cls: type) -> bool:
-    """Whether `cls` is a pydantic model class; does not import pydantic."""
-    module = sys.modules.get("pydantic.main")
-    return module is not None and any(base is module.BaseModel for base in _mro(cls))
-
-
-def inherited(cls: type) -> dict[str, Any]:
-    """Return what the class and its bases define, without asking the class itself."""
-    found: dict[str, Any] = {}
-    for base in reversed(_mro(cls)):
-        found.update(_namespace(base))
-    return found
-
-
 def _is_lost(cls: type, members: dict[str, Any]) -> bool:
-    if any(_namespace(base).get("__module__") == "unittest.mock" for base in _mro(cls)):
+    if any(namespace(base).get("__module__") == "unittest.mock" for base in mro(cls)):
         return False  # has every method there is
     if members.keys() & {"__next__", "__anext__", "__await__"}:
         return True  # iterators, coroutines, asyncio's tasks and futures
     if {"result", "add_done_callback"} <= members.keys():
         return True  # futures of other libraries
-    return cls is MappingProxyType or any(base is Mapping for base in _mro(cls))
+    return cls is MappingProxyType or any(base is Mapping for base in mro(cls))
 
 
-def _classify(cls: type) -> _Kind | _Mark:
+def _classify(cls: type) -> Kind | _Mark:
     if issubclass(cls, Upstream | states.State):
         return _UPSTREAM
     if issubclass(cls, Annotation):
         return _ANNOTATION
     members = inherited(cls)
-    for base, kind in _SUBCLASSED:
+    for base, kind in SUBCLASSED:
         if issubclass(cls, base):
-            return _AS_LIST if base is list and members.get("_rebuild_as") is list else kind
+            return AS_LIST if base is list and members.get("_rebuild_as") is list else kind
     if "__dataclass_fields__" in members:
-        return _dataclass_kind(cls)
+        return dataclass_kind(cls)
     if is_model(cls):
-        return _MODEL
+        return MODEL
     return _LOST if _is_lost(cls, members) else _PASSED
 
 
@@ -291,7 +101,9 @@ class _Unhashable:
     """Stands for the types in a container if one of them cannot be in a set (`__eq__` in a metaclass)."""
 
 
-_KINDS: dict[type, _Kind | _Mark] = {}
+# Annotations send stage one to stage two, which looks at each part.
+_FIXED: dict[type, Kind | _Mark] = {**EXACT, _Unhashable: _ANNOTATION}
+_KINDS = dict(_FIXED)
 _PLAIN: set[type] = set()
 _SKIPPED: set[type] = set()  # plain and lost
 _FLAT: set[type] = set()  # those and upstreams: no need to look into anything
@@ -299,16 +111,13 @@ _REMEMBERED_TYPES = 2_000  # a program that makes classes without end must not f
 
 
 def _forget() -> None:
-    for known in (_KINDS, _PLAIN, _SKIPPED, _FLAT):
+    for known in (_PLAIN, _SKIPPED, _FLAT):
         known.clear()
-    _KINDS.update(_EXACT)
-    _KINDS[_Unhashable] = _ANNOTATION  # so that stage one sends stage two to look at each part
+    for cls in _KINDS.keys() - _FIXED.keys():  # not clear(): other threads rely on the fixed ones
+        _KINDS.pop(cls, None)
 
 
-_forget()
-
-
-def _kind_of(cls: type) -> _Kind | _Mark:
+def _kind_of(cls: type) -> Kind | _Mark:
     try:
         return _KINDS[cls]
     except KeyError:
@@ -336,13 +145,13 @@ def _types(parts: Iterable[Any]) -> set[type]:
 
 def _contents(x: Any) -> Iterable[Any]:
     kind = _kind_of(type(x))
-    assert isinstance(kind, _Kind)
+    assert isinstance(kind, Kind)
     return kind.contents(x)
 
 
-def _opened(types: set[type], skipped: set[type]) -> dict[type, _Kind | _Mark]:
+def _opened(types: set[type], skipped: set[type]) -> dict[type, Kind | _Mark]:
     """Return those of the types that are not passed on as they are."""
-    opened: dict[type, _Kind | _Mark] = {}
+    opened: dict[type, Kind | _Mark] = {}
     for cls in types - skipped:
         kind = _kind_of(cls)
         if kind is not _PASSED and (kind is not _LOST or skipped is _PLAIN):
@@ -393,7 +202,7 @@ class _Node:
 
     __slots__ = ("changed", "edges", "kind", "open", "original", "parents", "parts")
 
-    def __init__(self, original: Any, kind: _Kind, parts: list[Any], open: Iterable[int]) -> None:
+    def __init__(self, original: Any, kind: Kind, parts: list[Any], open: Iterable[int]) -> None:
         self.original = original
         self.kind = kind
         self.parts = parts  # a snapshot, free of annotations once walked
@@ -403,9 +212,10 @@ class _Node:
         self.changed = kind.converts
 
 
-def _opened_node(x: Any, kind: _Kind, skipped: set[type]) -> _Node | None:
+def _opened_node(x: Any, kind: Kind, skipped: set[type]) -> _Node | None:
     """Return a node for a container; None if none of its parts needs a look."""
-    opened = _opened(_types(kind.contents(x)), skipped)
+    types = _types(kind.contents(x))
+    opened = {} if types <= skipped else _opened(types, skipped)
     if not opened and not kind.converts:
         return None
     parts = list(kind.contents(x))
@@ -464,14 +274,12 @@ class _Walk:
             return None
         return self._follow(node, index, core, kind, carries(wrappers, allow_failure))
 
-    def _follow(
-        self, node: _Node, index: int, value: Any, kind: _Kind | _Mark, allowed: bool
-    ) -> _Node | None:
+    def _follow(self, node: _Node, index: int, value: Any, kind: Kind | _Mark, allowed: bool) -> _Node | None:
         """Look at one part; return the container there if this is the first time that it is met."""
         if kind is _UPSTREAM:
             node.edges.append((index, value, allowed))
             node.changed = True
-        elif isinstance(kind, _Kind):
+        elif isinstance(kind, Kind):
             return self._enter(node, index, value, kind, allowed)
         elif kind is _LOST and self._skipped is _PLAIN:
             place = _shown([*_steps(self.root, node), node.kind.step(node.parts, index)])
@@ -481,7 +289,7 @@ class _Walk:
             )
         return None
 
-    def _enter(self, node: _Node, index: int, x: Any, kind: _Kind, allowed: bool) -> _Node | None:
+    def _enter(self, node: _Node, index: int, x: Any, kind: Kind, allowed: bool) -> _Node | None:
         first = id(x) not in self._known
         if first:
             self._known[id(x)] = _opened_node(x, kind, self._skipped)
@@ -693,7 +501,7 @@ def find(
         return None
     parts = list(chain.from_iterable(parameters.items()))
     opened = [index for index in range(1, len(parts), 2) if parts[index - 1] not in skip]
-    nodes = _Walk(_Node(parameters, _DICT, parts, opened), keep_quotes=keep_quotes).nodes()
+    nodes = _Walk(_Node(parameters, DICT, parts, opened), keep_quotes=keep_quotes).nodes()
     return _Nested(nodes) if nodes else None
 
 
@@ -720,9 +528,9 @@ def find_waits(wait_for: Any) -> tuple[Link, ...]:
         return (Link(whole, "wait_for", not allowed, allowed),)
     if carries(wrappers, opaque):
         return ()
-    searched = whole if isinstance(kind, _Kind) else _drained(whole)
+    searched = whole if isinstance(kind, Kind) else _drained(whole)
     parts = ["wait_for", allow_failure(searched) if allowed else searched]
-    nodes = _Walk(_Node({}, _DICT, parts, [1]), refuse_lost=True).nodes()
+    nodes = _Walk(_Node({}, DICT, parts, [1]), refuse_lost=True).nodes()
     return _links(nodes[-1]) if nodes else ()
 
 

@@ -12,7 +12,8 @@ from itertools import repeat
 from typing import Any, NamedTuple, TypeAlias
 
 from penstock._core.binding import short_parameters
-from penstock._core.graph import Upstream, inherited, is_model
+from penstock._core.containers import inherited, is_model
+from penstock._core.graph import Upstream
 from penstock.annotations import Annotation, carries, strip, unmapped
 from penstock.exceptions import MappingLengthMismatch, MappingMissingIterable
 from penstock.states import State

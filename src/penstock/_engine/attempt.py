@@ -20,6 +20,7 @@ from penstock.exceptions import CancelledRun, CancelSignal, FlowRunTimeoutError,
 
 if TYPE_CHECKING:
     import asyncio
+    from concurrent.futures import Future as StandardFuture
 
     from penstock._engine.clock import Timer
     from penstock._engine.run import Run
@@ -66,8 +67,17 @@ class Call:
         run.engine.execute(self)
 
     def perform(self) -> None:
-        """Execute the body on this thread and report. For runners; the run's driver takes it from there."""
+        """Execute the body on this thread (an asynchronous one on the background loop) and report."""
         self.run.engine.perform(self)
+
+    def execute(self) -> Outcome | None:
+        """Execute the body on this thread and return its outcome; None if the run has been cancelled."""
+        context = self.run.context
+        return context.run(run_body, self) if context is not None and self.begin() else None
+
+    def reported(self, result: StandardFuture[Outcome | None]) -> None:
+        """The runner that executed the call has its outcome, or has lost it."""
+        self.run.engine.receive(self, result)
 
     def begin(self) -> bool:
         """Take the call and start the attempt; False if somebody else has, or if the run is cancelled."""
@@ -138,10 +148,8 @@ interrupt.mark_safe(call_user)
 _NOTHING: Any = object()
 
 
-def run_body(call: Call) -> Outcome | None:
-    """Execute a synchronous body on this thread; None if there is nothing to execute any more."""
-    if not call.begin():
-        return None
+def run_body(call: Call) -> Outcome:
+    """Execute the synchronous body of a call that has begun, on this thread."""
     run = call.run
     token = current_run.set(run)
     value, error = _NOTHING, None

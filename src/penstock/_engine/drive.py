@@ -100,13 +100,18 @@ class Blocking:
 
     def carry_out(self, run: Run, request: Any) -> Any:
         if type(request) is Call and request.needs_thread:
-            outcome = run_body(request) if run.context is None else run.context.run(run_body, request)
-            if outcome is not None and outcome.event is Event.CRASHED:
-                self.escaped = outcome.error
-            return outcome
+            return self._perform(run, request)
         if type(request) is Aside:
             return request.action()
         return self._wait(run, request)
+
+    def _perform(self, run: Run, call: Call) -> Outcome | None:
+        if not call.begin():
+            return None
+        outcome = run_body(call) if run.context is None else run.context.run(run_body, call)
+        if outcome.event is Event.CRASHED:
+            self.escaped = outcome.error
+        return outcome
 
     def _wait(self, run: Run, request: Any) -> Any:
         self._gate = Gate()

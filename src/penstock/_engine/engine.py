@@ -28,13 +28,16 @@ from penstock._engine.context import current_tags
 from penstock._engine.ids import id_block
 from penstock._engine.plan import Plan
 from penstock._engine.requests import deliver
-from penstock._engine.run import Run
+from penstock._engine.run import Child, Run
 from penstock._engine.upstream import promise_of, value_of
+from penstock.exceptions import WorkerLost
 from penstock.futures import Future
 from penstock.states import Status
 from penstock.store.base import LogRow
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future as StandardFuture
+
     from penstock._core.graph import Link
     from penstock._engine.recorder import Recorder
     from penstock.settings import Settings
@@ -59,7 +62,7 @@ class Engine:
         self.plans: dict[Any, Plan] = {}
         self.failures: list[Run] = []  # root failures below this engine's root, in the order of their ends
         self.root: Run = None  # type: ignore[assignment]  # set by open_root, before anything else happens
-        self.closing = False  # nothing new starts
+        self.closing = outer is not None and outer.closing  # nothing new starts
         self.logs_prints = settings.logging_log_prints if outer is None else outer.logs_prints
         self.forgives = False if outer is None else outer.forgives
         self.facts = _process_facts() if outer is None else None
@@ -135,21 +138,36 @@ class Engine:
         if call.run is self.root and call.run.plan.kind == "flow":
             self._execute_apart(call)
             return
-        if not self._runner_started:
-            self._runner_started = True
-            self.runner.start()
-        self.runner.dispatch(call)
+        try:
+            if not self._runner_started:
+                self._runner_started = True
+                self.runner.start()
+            reported = self.runner.execute(call)
+        except Exception as error:
+            deliver(call.run, call, Outcome(Event.CRASHED, error=error))
+            return
+        if reported is not None:
+            reported.add_done_callback(call.reported)
 
     def perform(self, call: Call) -> None:
         """Execute a body here and now (an asynchronous one: on the background loop) and report."""
         run = call.run
-        if call.needs_thread:
-            assert run.context is not None
-            outcome = run.context.run(run_body, call)
-            if outcome is not None:
-                deliver(run, call, outcome)
-        else:
+        if not call.needs_thread:
             loop.background().start(lambda: _perform_async(call), run.context)
+            return
+        outcome = call.execute()
+        if outcome is not None:
+            deliver(run, call, outcome)
+
+    def receive(self, call: Call, result: StandardFuture[Outcome | None]) -> None:
+        """The outcome of a call that was executed elsewhere; an exception means that it was lost on the way."""
+        error = result.exception() if not result.cancelled() else None
+        if error is not None:
+            deliver(call.run, call, Outcome(Event.LOST, error=_lost_error(error)))
+            return
+        outcome = None if result.cancelled() else result.result()
+        if outcome is not None:
+            deliver(call.run, call, outcome)
 
     def _execute_apart(self, call: Call) -> None:
         """A submitted flow's body has a thread of its own, and takes no slot of any runner."""
@@ -167,6 +185,13 @@ class Engine:
     async def about_to_run_async(self, run: Run) -> None:
         if run.plan.hooks["on_running"]:
             await drive.fire_in_loop(run, run.plan.hooks["on_running"])
+
+    def refuse_new_runs(self) -> None:
+        """From now on nothing starts, here and in the engines of runs below."""
+        self.closing = True
+        for child in self.root.living_children():
+            if isinstance(child, Run) and child.engine is not self:
+                child.engine.refuse_new_runs()
 
     # --- stopping ---------------------------------------------------------------------------------------------
 
@@ -190,8 +215,7 @@ class Engine:
         """Make everything that `run` started end, then its body; written off after `grace` seconds."""
         if run.engine.root is run:
             run.engine.closing = True
-        for child in run.living_children():
-            child.cancel(grace)
+        _cancel_all(run.living_children(), grace)
         call = run.call
         if call is not None and call.ask_to_stop():
             self.clock.call_later(grace, lambda: self._write_off(call, grace))
@@ -228,9 +252,8 @@ class Engine:
         everything = event in (Event.CRASHED, Event.STOPPED) or (
             event is Event.TIMED_OUT and run.plan.kind == "flow"
         )
-        for child in run.living_children():
-            if everything or not child.has_started:
-                child.cancel()
+        children = run.living_children()
+        _cancel_all(children if everything else [child for child in children if not child.has_started])
 
     def acquire_limits(self, run: Run, granted: Callable[[], object]) -> None:
         granted()
@@ -247,20 +270,32 @@ class Engine:
         logging.getLogger(f"penstock.{run.plan.kind}_runs").log(level, message)
 
 
+def _lost_error(error: BaseException) -> WorkerLost:
+    if isinstance(error, WorkerLost):
+        return error
+    lost = WorkerLost(f"The worker was lost: {type(error).__name__}: {error}")
+    lost.__cause__ = error
+    return lost
+
+
+def _cancel_all(children: Sequence[Child], grace: float | None = None) -> None:
+    """Cancel those first that have not started: else the end of one could still start or block another."""
+    for child in sorted(children, key=lambda child: child.has_started):
+        child.cancel(grace)
+
+
 @functools.cache
 def _process_facts() -> str:
     return json.dumps({"host": platform.node(), "pid": os.getpid(), "python": platform.python_version()})
 
 
 def _perform_apart(call: Call) -> None:
-    if call.needs_thread:
-        outcome = run_body(call)
-    else:
+    if not call.needs_thread:
         import asyncio
 
-        outcome = asyncio.run(run_body_async(call))
-    if outcome is not None:
-        deliver(call.run, call, outcome)
+        asyncio.run(_perform_async(call))
+    elif call.begin():
+        deliver(call.run, call, run_body(call))
 
 
 def _cure(call: Call) -> str:

@@ -9,10 +9,10 @@ lock. If the thread is somewhere else we look again a few milliseconds later.
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +26,20 @@ if TYPE_CHECKING:
 _LOOK_AGAIN = 0.005  # seconds
 
 _safe: set[CodeType] = set()
+_interruptible: set[CodeType] = set()
 _innermost: dict[int, Call] = {}  # thread -> the body that it is in
-_main = threading.main_thread().ident
+_alarm_armed = False
+MAIN = threading.main_thread().ident
 
 
 def mark_safe(function: Callable[..., Any]) -> None:
     """Declare the frames of `function` a place where an exception may arrive."""
     _safe.add(function.__code__)
+
+
+def mark_interruptible(function: Callable[..., Any]) -> None:
+    """Declare the frames of `function` a place where the exception of a signal may arrive."""
+    _interruptible.add(function.__code__)
 
 
 def enter(call: Call) -> None:
@@ -67,9 +74,13 @@ def stop_thread(call: Call) -> None:
         thread = call.thread
         if call.ended or call.gate is not None:
             return
-        if thread is not None and _innermost.get(thread) is call and _reachable(thread):
-            _raise_in(thread)
-            return
+        if thread is not None and _innermost.get(thread) is call:
+            if thread == MAIN and _alarm_armed:
+                signal.pthread_kill(thread, signal.SIGALRM)
+                return
+            if _reachable(thread):
+                _raise_in(thread)
+                return
     clock.get().call_later(_LOOK_AGAIN, lambda: stop_thread(call))
 
 
@@ -78,10 +89,10 @@ def _reachable(thread: int) -> bool:
     return frame is not None and is_safe(frame)
 
 
-def is_safe(frame: FrameType | None) -> bool:
+def is_safe(frame: FrameType | None, *, waits_too: bool = False) -> bool:
     """Whether the innermost of our frames at or below `frame` is one where an exception may arrive."""
     while frame is not None:
-        if frame.f_code in _safe:
+        if frame.f_code in _safe or (waits_too and frame.f_code in _interruptible):
             return True
         if frame.f_globals.get("__name__", "").startswith("penstock."):
             return False
@@ -106,29 +117,46 @@ def where(call: Call) -> str:
     return f"thread {name}{at}"
 
 
+# --- the main thread --------------------------------------------------------------------------------------------
+# A signal reaches the main thread even inside a blocking call of the operating system, which an exception set from
+# another thread does not.
+
+
+def arm_alarm() -> None:
+    """Use SIGALRM to stop bodies on the main thread, unless the program uses it. Main thread only."""
+    global _alarm_armed
+    if hasattr(signal, "SIGALRM") and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
+        signal.signal(signal.SIGALRM, _on_alarm)
+        _alarm_armed = True
+
+
+def disarm_alarm() -> None:
+    global _alarm_armed
+    if _alarm_armed:
+        _alarm_armed = False
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _on_alarm(number: int, frame: FrameType | None) -> None:
+    call = _innermost.get(MAIN or 0)
+    if call is None or not call.stopping or call.gate is not None:
+        return
+    if is_safe(frame):
+        raise CancelSignal
+    clock.get().call_later(_LOOK_AGAIN, lambda: stop_thread(call))
+
+
 # --- root runs --------------------------------------------------------------------------------------------------
 
-_roots: dict[Run, None] = {}
+roots: dict[Run, None] = {}
+"""The root runs of this process that are going on."""
 
 
 def runs_are_active() -> bool:
-    return bool(_roots)
+    return bool(roots)
 
 
 def sole_root_run() -> Run | None:
-    """The one root run of this process that is going on; None if there is none, or more than one."""
-    roots = list(_roots)
-    return roots[0] if len(roots) == 1 else None
-
-
-@contextmanager
-def guard(run: Run) -> Iterator[None]:
-    """Around a call: a root run is known to the process, and on the main thread it answers to signals."""
-    if run.parent is not None:
-        yield
-        return
-    _roots[run] = None
-    try:
-        yield
-    finally:
-        del _roots[run]
+    """The one root run that is going on; None if there is none, or more than one."""
+    active = list(roots)
+    return active[0] if len(active) == 1 else None

@@ -180,7 +180,18 @@ class Request:
     Methods do not block and are thread-safe.
     """
 
-    __slots__ = ("_table", "amount", "closed", "error", "granted", "holder", "limits", "notify", "timer")
+    __slots__ = (
+        "_table",
+        "amount",
+        "closed",
+        "error",
+        "granted",
+        "holder",
+        "limits",
+        "notified",
+        "notify",
+        "timer",
+    )
 
     def __init__(
         self,
@@ -197,6 +208,7 @@ class Request:
         self.holder = holder  # for people: who holds or waits
         self.granted = False
         self.closed = False  # cancelled, refused or given back
+        self.notified = False
         self.error: Exception | None = None
         self.timer: clock.Timer | None = None  # when to look again, while first in line for a rate
 
@@ -286,7 +298,9 @@ class Limits:
                     raise error
             for limit in request.limits:
                 limit.line[request] = None
-            return self._admit(request)
+            if self._may_pass(request):
+                self._grant(request)
+            return request.granted
 
     def withdraw(self, request: Request, error: Exception | None = None) -> bool:
         with self._lock:
@@ -340,6 +354,9 @@ class Limits:
                 request = self._settled.popleft()
             except IndexError:  # another thread was faster
                 return
+            if request.notified or not (request.granted or request.error):
+                continue  # it is here twice, or was cancelled, because something struck while it was settled
+            request.notified = True
             try:
                 request.notify()
             except Exception:  # for instance an event loop that was closed: nobody will use the slots
@@ -375,27 +392,31 @@ class Limits:
         changed = list(limits)
         while changed:
             request = changed.pop().first()
-            if request is not None and self._admit(request):
+            if request is not None and self._may_pass(request):
                 self._settled.append(request)
+                self._grant(request)
                 changed.extend(request.limits)
 
-    def _admit(self, request: Request) -> bool:
-        """Grant `request` if it is its turn and there is room."""
+    def _may_pass(self, request: Request) -> bool:
+        """Is it the turn of `request`, and is there room? If only time is missing, look again then."""
         pause = 0.0
         for limit in request.limits:
-            if limit.first() is not request:
+            if limit.first() is not request and request in limit.line:
                 return False
             pause = max(pause, limit.source.pause(request))
         if pause > 0:
             self._look_again(request, pause)
-            return False
+        return pause == 0
+
+    def _grant(self, request: Request) -> None:
+        # Out of the lines comes last: if an interrupt strikes before, the next look at a line finds it again.
         for limit in request.limits:
             limit.source.take(request)
+        request.granted = not request.closed
+        for limit in request.limits:
             limit.line.pop(request, None)
         if request.closed:  # by a signal handler, since it was found to be the first
             self._drop(request)
-        request.granted = not request.closed
-        return request.granted
 
     def _look_again(self, request: Request, pause: float) -> None:
         if request.timer is not None:
@@ -456,9 +477,10 @@ class Lease:
         self.request.release()
 
     def __del__(self) -> None:
-        if not self.request.closed and not sys.is_finalizing():
+        request: Request | None = getattr(self, "request", None)  # an interrupt may strike in __init__ too
+        if request is not None and not request.closed and not sys.is_finalizing():
             # Not here and now: a finalizer runs in the middle of whatever its thread is doing.
-            clock.get().call_later(0, self.request.release)
+            clock.get().call_later(0, request.release)
 
     def _expire_after(self, timeout: float | None) -> clock.Timer:
         if timeout is None:

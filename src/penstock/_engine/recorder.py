@@ -34,10 +34,11 @@ from typing import Protocol
 from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, RunRow, Store, StoreLocked
 
 WINDOW = 0.05  # seconds in which work gathers before it is written
-CHUNK = 10_000  # runs and log lines taken from the queue for one transaction
+CHUNK = 4096  # runs and log lines taken from the queue for one transaction: others wait for it
 BACKLOG = 100_000  # records kept in memory while the store cannot be written
 RETRY = 1.0  # seconds between attempts to write to a failing store
-PATIENCE = 1.0  # seconds that one attempt, and a barrier, waits for a locked store
+PATIENCE = 1.0  # seconds that a barrier waits for a store that takes nothing
+LOCK_PATIENCE = 5.0  # seconds that one attempt waits for a locked store; longer: nobody waits for it
 EXIT_PATIENCE = 30.0  # seconds that `close` waits for a locked store
 STUCK = 10.0  # seconds after which `close` believes that a write will never return
 
@@ -141,6 +142,7 @@ class Recorder:
     def _start_afresh(self) -> None:
         self._asleep = True  # nobody will look at the queue unless woken
         self._closing = False
+        self._hurry = False  # somebody waits at a barrier
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._writing = threading.Lock()  # the thread's all the time, apart from `close`
@@ -177,6 +179,7 @@ class Recorder:
             return True
         marker = _Marker()
         self._put(marker)
+        self._hurry = True
         self._wake()
         commits = self._commits
         while not marker.settled.wait(patience):
@@ -231,11 +234,18 @@ class Recorder:
     def _work(self) -> None:
         while not self._closing:
             if self._queue or self._backlog.size:
-                self._bell.wait(RETRY if self._trouble else self._window)
-                self._bell.clear()
-                self._flush()
+                self._gather()
             else:
                 self._sleep()
+
+    def _gather(self) -> None:
+        # A barrier says so beside ringing: its ring may be the one that ended our sleep.
+        if not self._hurry:
+            self._bell.wait(RETRY if self._trouble else self._window)
+        self._bell.clear()
+        self._hurry = False
+        if not self._closing:  # else the rest is for `close`
+            self._flush()
 
     def _sleep(self) -> None:
         self._asleep = True
@@ -302,7 +312,7 @@ class Recorder:
         if self._store is None:
             self._store = self._open_store()
             self._generation = self._store.generation
-        self._store.write(batch, patience=PATIENCE)
+        self._store.write(batch, patience=LOCK_PATIENCE)
         self._commits += 1
         self._remember_live(batch)
         if self._generation != self._store.generation:

@@ -85,10 +85,9 @@ def _help(target: Any) -> bool:
     Only ever the very run that is waited for: a stranger could want a lock that this body holds.
     """
     request = getattr(target, "pending", None)
-    slot = here.slot
-    if slot is None or here.depth >= _HELP_DEPTH or not getattr(request, "needs_thread", False):
+    if here.slot is None or here.depth >= _HELP_DEPTH or not getattr(request, "needs_thread", False):
         return False
-    if request.worker is not None or not slot.take(request):
+    if request.claimed or target.plan.kind == "flow":
         return False
     here.depth += 1
     try:

@@ -17,10 +17,11 @@ Rules that the code keeps, each for a reason that is not visible in it:
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from pathlib import Path
 from threading import Lock
@@ -143,6 +144,7 @@ class SQLiteStore(SQLiteReader):
         self._writing = _Opened.nothing()
         self._generation = 0
         self._unchecked = 0  # rows written since the last checkpoint
+        self._timeout = -1  # the writing connection's, in milliseconds
 
     @property
     def generation(self) -> int:
@@ -153,14 +155,15 @@ class SQLiteStore(SQLiteReader):
         with _as_unavailable(self._path), self._locked(patience):
             try:
                 connection = self._writable(deadline)
-                _write(connection, batch, deadline)
+                self._give_up_at(deadline, connection)
+                _write(connection, batch)
             except BaseException:
                 # Whatever failed, an fsync perhaps, is not to be trusted again.
                 self._close_writer()
                 raise
-            self._unchecked += batch.size
-            if self._unchecked >= CHECKPOINT_ROWS:
-                self._checkpoint(connection)
+        self._unchecked += batch.size
+        if self._unchecked >= CHECKPOINT_ROWS:
+            self._checkpoint(connection)
 
     def close(self) -> None:
         super().close()
@@ -188,25 +191,36 @@ class SQLiteStore(SQLiteReader):
             replaced = before.database not in (None, now.database)
             if replaced and before.wal == now.wal:
                 _remove_log(self._path)  # it is the old database's: the new one must not meet it
-            self._writer = _connect_writing(self._path, deadline)
+            self._writer = _connect_writing(self._path, int(1000 * max(0.0, deadline - monotonic())))
             self._writing = _Opened.now(self._path)
             self._generation += replaced
         return self._writer
+
+    def _give_up_at(self, deadline: float, connection: Connection) -> None:
+        # In steps, because it rarely has to be said then: each statement is a chance to lose the GIL.
+        timeout = max(0, math.ceil(10 * (deadline - monotonic()))) * 100
+        if timeout != self._timeout:
+            _set_timeout(connection, timeout)
+            self._timeout = timeout
 
     def _close_writer(self) -> None:
         if self._writer is not None:
             connection, self._writer = self._writer, None
             self._unchecked = 0
+            self._timeout = -1
             _let_go(connection, self._writing)
 
     def _checkpoint(self, connection: Connection) -> None:
         import sqlite3
 
-        self._unchecked = 0
         mode = "TRUNCATE" if _size(_wal(self._path)) > LARGE_WAL else "PASSIVE"
         try:
-            connection.execute(f"PRAGMA wal_checkpoint({mode})")
-        except sqlite3.Error:
+            with self._locked(patience=0.0):
+                self._unchecked = 0
+                connection.execute(f"PRAGMA wal_checkpoint({mode})")
+        except StoreLocked:
+            pass  # somebody writes: after the next batch then
+        except (sqlite3.Error, OSError):
             # The batch is committed and stays so; if the trouble lasts, the next write meets and reports it.
             self._close_writer()
 
@@ -234,12 +248,12 @@ class _Opened(NamedTuple):
         return cls(os.getpid(), Path(), None, None)
 
 
-def _connect_writing(path: Path, deadline: float) -> Connection:
+def _connect_writing(path: Path, timeout: int) -> Connection:
     """Open the store for writing, made if it does not exist. The caller holds the lock."""
     _prepare_file(path)
     connection = _connect(path, "rw")
     try:
-        _set_timeout(connection, deadline)
+        _set_timeout(connection, timeout)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -320,8 +334,7 @@ def _let_go(connection: Connection, opened: _Opened) -> None:
 # Writing.
 
 
-def _write(connection: Connection, batch: Batch, deadline: float) -> None:
-    _set_timeout(connection, deadline)
+def _write(connection: Connection, batch: Batch) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         _insert(connection, _RUNS, batch.runs)
@@ -355,8 +368,18 @@ def _insert(connection: Connection, table: _Table, rows: Sequence[_Values]) -> N
         # Powers of two: a few statements that stay prepared serve every number of rows.
         while size > len(rows) - at:
             size //= 2
-        _execute(connection, _statement(table, size), list(chain.from_iterable(rows[at : at + size])))
+        _insert_columns(connection, table, list(zip(*rows[at : at + size], strict=False)))
         at += size
+
+
+def _insert_columns(connection: Connection, table: _Table, columns: list[tuple[object, ...]]) -> None:
+    rows = len(columns[0])
+    # Columns that are empty in every row are left out: to bind a None takes longer than anything else.
+    empty = (None,) * rows
+    used = [place for place, column in enumerate(columns) if column != empty]
+    statement = _statement(table, tuple(table.columns[place] for place in used), rows)
+    values = list(chain.from_iterable(zip(*(columns[place] for place in used), strict=False)))
+    _execute(connection, statement, values)
 
 
 def _rows_per_statement(connection: Connection, table: _Table) -> int:
@@ -366,25 +389,30 @@ def _rows_per_statement(connection: Connection, table: _Table) -> int:
     return int(min(ROWS_PER_STATEMENT, 1 << (most.bit_length() - 1)))
 
 
-@cache
-def _statement(table: _Table, rows: int) -> str:
-    row = f"({', '.join('?' * len(table.columns))})"
-    into = f"INSERT INTO {table.name} ({', '.join(table.columns)})"
+@lru_cache(maxsize=64)
+def _statement(table: _Table, columns: tuple[str, ...], rows: int) -> str:
+    row = f"({', '.join('?' * len(columns))})"
+    into = f"INSERT INTO {table.name} ({', '.join(columns)})"
     return f"{into} VALUES {', '.join([row] * rows)} {table.on_conflict}"
 
 
 def _execute(connection: Connection, statement: str, values: list[object]) -> None:
-    """Insert; if SQLite or Python refuses a value, insert what can be made of the values instead."""
+    """Insert `values`; if something refuses one of them, insert what can be made of them instead."""
     import sqlite3
 
+    refusals = (
+        ValueError,
+        OverflowError,
+        sqlite3.InterfaceError,
+        sqlite3.ProgrammingError,
+        sqlite3.DataError,
+    )
     # NUL is accepted, but then length() and LIKE see half of the text.
     if "\0" not in "".join([value for value in values if type(value) is str]):
         try:
             connection.execute(statement, values)
             return
-        except (ValueError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError):
-            pass
-        except (sqlite3.DataError, sqlite3.IntegrityError):
+        except refusals:
             pass
     connection.execute(statement, [_clean(value) for value in values])
 
@@ -415,9 +443,8 @@ def _text(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
-def _set_timeout(connection: Connection, deadline: float) -> None:
-    remaining = max(0, int(1000 * (deadline - monotonic())))
-    connection.execute(f"PRAGMA busy_timeout = {remaining}")
+def _set_timeout(connection: Connection, milliseconds: int) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
 
 
 def _wal(path: Path) -> Path:

@@ -17,12 +17,24 @@ from typing import Any, Protocol, Self
 class Call(Protocol):
     """One attempt at a body, as a runner sees it."""
 
-    worker: Any
-    left: Any
+    worker: Any  # the thread that executes it, if it is a pool's
+    left: Any  # called when an asynchronous body gives its slot back
+    claimed: bool  # somebody has begun to execute it
+
+    @property
+    def was_released(self) -> bool:
+        """Whether the run had to wait for others, or is tried again."""
+        ...
 
     @property
     def needs_thread(self) -> bool: ...
-    def perform(self) -> None: ...
+    def execute(self) -> Any:
+        """Call the body on this thread; returns the outcome."""
+        ...
+
+    def perform(self) -> None:
+        """Call the body and report, on this thread; an asynchronous one on the background loop."""
+        ...
 
 
 class Slot(Protocol):
@@ -34,10 +46,6 @@ class Slot(Protocol):
 
     def acquire(self) -> None:
         """Get one again; blocks until one is free."""
-        ...
-
-    def take(self, call: Any) -> bool:
-        """Take a call out of the queue to execute it here; False if it is not there."""
         ...
 
 
@@ -95,12 +103,12 @@ class TaskRunner(ABC):
         """Get ready to execute. Called once, before the first call. Workers may still be created lazily."""
 
     @abstractmethod
-    def execute(self, call: Call) -> StandardFuture[Any]:
-        """Execute `call`; return a future whose value is its outcome and whose exception means lost machinery."""
+    def execute(self, call: Call) -> StandardFuture[Any] | None:
+        """Execute `call`, somewhere and some time. Must not block.
 
-    def dispatch(self, call: Any) -> None:
-        """Execute `call` and have it report. The engine calls this; runners with a queue of their own override it."""
-        self.execute(call).add_done_callback(call.reported)
+        Returns a future whose value is what `call.execute()` returned and whose exception means that the
+        machinery failed (a worker died), or None if `call.perform()` is used, which reports by itself.
+        """
 
     def close(self, *, cancel: bool = False) -> None:
         """Give everything back. Nothing is executing any more, or nobody waits for it."""

@@ -17,11 +17,9 @@ class SequentialTaskRunner(TaskRunner):
 
     capabilities = Capabilities(immediate=True)
 
-    def execute(self, call: Call) -> StandardFuture[Any]:
-        done: StandardFuture[Any] = StandardFuture()
+    def execute(self, call: Call) -> StandardFuture[Any] | None:
         call.perform()
-        done.set_result(None)
-        return done
+        return None
 
     def duplicate(self) -> Self:
         return type(self)()

@@ -36,15 +36,13 @@ class ThreadPoolTaskRunner(TaskRunner):
     def start(self) -> None:
         self._pool = shared_pool() if self.max_workers is None else Pool(self.max_workers)
 
-    def dispatch(self, call: Any) -> None:
+    def execute(self, call: Call) -> StandardFuture[Any] | None:
         if call.needs_thread or self.max_workers is not None:
             assert self._pool is not None
             self._pool.put(call, call.was_released)
         else:
             call.perform()
-
-    def execute(self, call: Call) -> StandardFuture[Any]:
-        raise NotImplementedError("calls of this runner report by themselves: see dispatch")
+        return None
 
     def close(self, *, cancel: bool = False) -> None:
         pool, self._pool = self._pool, None

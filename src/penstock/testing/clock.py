@@ -9,6 +9,8 @@ from itertools import count
 
 from penstock._engine import clock as clocks
 
+ROUNDING = 1e-9  # seconds: three steps of 0.1 are to reach a call that is due after 0.3
+
 
 class ManualClock:
     """Time that stands still until `advance` is called.
@@ -86,11 +88,11 @@ class ManualClock:
     def _next_due(self, until: float) -> Callable[[], object] | None:
         """Take out the first call that is due by `until` and move the clock to its moment."""
         with self._changed:
-            while self._heap and self._heap[0][0] <= until:
+            while self._heap and self._heap[0][0] <= until + ROUNDING:
                 moment, _, timer = heappop(self._heap)
                 callback = timer.take()
                 if callback is not None:
-                    self._elapsed = max(self._elapsed, moment)
+                    self._elapsed = max(self._elapsed, min(moment, until))
                     return callback
         return None
 

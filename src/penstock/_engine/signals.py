@@ -1,0 +1,129 @@
+"""Ctrl-C and SIGTERM: the outermost run on the main thread ends in order before the program does.
+
+The first signal raises an exception in the flow's body, at a place where that is safe (see `interrupt`); the
+run then ends like any run whose body raised, asking everything it started to stop. The second one ends the
+process at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from penstock._engine import clock, interrupt
+from penstock.exceptions import TerminationSignal
+from penstock.futures import Gate
+
+if TYPE_CHECKING:
+    from penstock._engine.run import Run
+
+_LOOK_AGAIN = 0.005  # seconds
+
+interrupt.mark_interruptible(Gate.wait)
+_guard: Guard | None = None
+
+
+class Guard:
+    """Handles signals for one root run that executes on the main thread."""
+
+    def __init__(self, run: Run) -> None:
+        self.received: signal.Signals | None = None
+        self._run = run
+        self._previous: dict[signal.Signals, Any] = {}
+        self._task = _current_asyncio_task()
+        self._repeats = 0  # signals on their way that are ours: looking again
+
+    def install(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) not in (None, signal.SIG_IGN):  # None: not Python's, so not ours to restore
+                self._previous[number] = signal.signal(number, self._on_signal)
+        interrupt.arm_alarm()
+
+    def restore(self) -> None:
+        interrupt.disarm_alarm()
+        for number, handler in self._previous.items():
+            if signal.getsignal(number) == self._on_signal:
+                signal.signal(number, handler)
+
+    def pass_on(self) -> None:
+        """After the run has ended: the program's own handler gets the signal, once."""
+        if self.received is signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)
+        elif self.received is signal.SIGINT and self._task is None:
+            handler = self._previous[signal.SIGINT]
+            if callable(handler) and handler is not signal.default_int_handler:
+                handler(signal.SIGINT, None)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._repeats:
+            self._repeats -= 1
+        elif self.received is not None:
+            os._exit(128 + number)
+        else:
+            self.received = signal.Signals(number)
+            self._run.engine.refuse_new_runs()
+        if self._task is not None:
+            self._cancel_task(number, frame)
+        elif interrupt.is_safe(frame, waits_too=True):
+            raise _exception_for(self.received)
+        else:
+            clock.get().call_later(_LOOK_AGAIN, self._repeat)
+
+    def _repeat(self) -> None:
+        self._repeats += 1
+        assert self.received is not None and interrupt.MAIN is not None
+        signal.pthread_kill(interrupt.MAIN, self.received)
+
+    def _cancel_task(self, number: int, frame: FrameType | None) -> None:
+        """Nothing may be raised inside an event loop: cancel the task that the run is part of."""
+        handler = self._previous[signal.Signals(number)]
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(number, frame)  # asyncio.run has one of its own, which also makes it raise KeyboardInterrupt
+        else:
+            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+
+
+def _exception_for(number: signal.Signals | None) -> BaseException:
+    return KeyboardInterrupt() if number is signal.SIGINT else TerminationSignal()
+
+
+def _current_asyncio_task() -> Any:
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or asyncio._get_running_loop() is None:
+        return None
+    return asyncio.current_task()
+
+
+def reason() -> str | None:
+    """What to call the signal that is ending the program; None if there is none."""
+    if _guard is None or _guard.received is None:
+        return None
+    return "an interrupt signal" if _guard.received is signal.SIGINT else "a termination signal"
+
+
+@contextmanager
+def guard(run: Run) -> Iterator[None]:
+    """Around the call of a root run: make it known to the process and, on the main thread, answer to signals."""
+    global _guard
+    if run.parent is not None:
+        yield
+        return
+    interrupt.roots[run] = None
+    mine = None
+    try:
+        if _guard is None and threading.get_ident() == interrupt.MAIN:
+            mine = _guard = Guard(run)
+            mine.install()
+        yield
+    finally:
+        del interrupt.roots[run]
+        if mine is not None:
+            mine.restore()
+            _guard = None
+            mine.pass_on()
