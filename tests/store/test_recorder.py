@@ -575,9 +575,14 @@ def test_a_process_that_ends_while_the_store_is_locked_waits_for_it(tmp_path: Pa
         store.write(batch(run_row(7)))
     holder = sqlite3.connect(tmp_path / "penstock.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
-    script = python(SCRIPT + "    print(recorder.barrier(), flush=True)\n", tmp_path)
+    impatient = """
+    from penstock._engine import recorder as module
+    module.LOCK_PATIENCE = 0.2
+    print(recorder.barrier(0.05), flush=True)
+    """
+    script = python(SCRIPT + impatient, tmp_path)
     assert script.stdout is not None and script.stderr is not None
-    assert script.stdout.readline() == "False\n"  # after a second; a flow would go on
+    assert script.stdout.readline() == "False\n"  # a flow would go on
     warning = script.stderr.readline()
     assert "Cannot record runs" in warning and "database is locked" in warning
     assert script.poll() is None

@@ -131,6 +131,24 @@ def test_queries_are_answered_from_the_indexes(store: SQLiteStore) -> None:
         assert not bad, (name, bad)
 
 
+@pytest.mark.parametrize("name", ["a b", "100%", "what?", "#1", "käse", "%41", "a&b=c"])
+def test_any_directory_name_will_do(tmp_path: Path, name: str) -> None:
+    with closing(SQLiteStore(tmp_path / name)) as store:
+        store.write(batch(run_row(1)))
+        assert store.runs() == [run_row(1)]
+    assert [found.name for found in tmp_path.iterdir() if found.is_dir()] == [name]
+
+
+def test_a_relative_path_survives_a_change_of_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closing(SQLiteStore("home")) as store:
+        monkeypatch.chdir("/")
+        store.write(batch(run_row(1)))
+    assert (tmp_path / "home" / "penstock.db").exists()
+
+
 # Files that are not what they should be.
 
 
@@ -291,22 +309,22 @@ def test_a_store_that_another_process_locks_is_reported_in_time(path: Path, stor
 def test_a_held_lock_file_is_reported_in_time(path: Path, store: SQLiteStore) -> None:
     store.write(batch(run_row(1)))
     locked = pytest.raises(StoreLocked, match=r"penstock\.lock is locked by another process")
-    with held(path.with_suffix(".lock"), 1.0), locked:
+    with held(str(path.with_suffix(".lock")), 1.0), locked:
         store.write(batch(run_row(2)), patience=0.01)
     store.write(batch(run_row(2)))
 
 
 def test_a_lock_file_that_was_deleted_and_made_again_excludes(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
+    lock = str(tmp_path / "lock")
     with held(lock, 0.0):
-        lock.unlink()
+        os.unlink(lock)
         # The name is free, and so is the lock; then it is taken.
         with held(lock, 0.0), pytest.raises(StoreLocked), held(lock, 0.0):
             pass
 
 
 def test_a_fork_does_not_prolong_the_lock(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
+    lock = str(tmp_path / "lock")
     with held(lock, 0.0):
         ready, go = os.pipe(), os.pipe()
         child = os.fork()

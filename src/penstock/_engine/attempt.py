@@ -88,7 +88,9 @@ class Call:
             self.claimed = True
             run.call = self
         engine = run.engine
-        run.started = engine.clock.now()
+        run.started = engine.now()
+        if run.first_started is None:
+            run.first_started = run.started
         if not run.dirty:
             engine.recorder.touch(run)
         if run.plan.timeout is not None:

@@ -18,7 +18,7 @@ from penstock._core.machine import Command, Event, Reason
 from penstock._core.outcome import Outcome
 from penstock._engine.attempt import crash_message
 from penstock._engine.context import current_run
-from penstock._engine.requests import Aside, Awaited, Childless, Ended
+from penstock._engine.requests import Awaited, Childless, Ended
 from penstock._engine.upstream import promise_of, state_error, value_of
 from penstock.annotations import quote
 from penstock.exceptions import CancelledRun, CancelSignal, CrashedRun, UnfinishedRun, UpstreamTaskError
@@ -94,6 +94,14 @@ def describe_end(run: Any) -> str:
 
 
 # --- when a body has ended --------------------------------------------------------------------------------------
+
+
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+
+
+def leaves_something(run: Run, outcome: Outcome) -> bool:
+    """Whether there is anything to wind up: for most tasks there is not."""
+    return bool(run.children) or type(outcome.value) not in _PLAIN or run.engine.root is run
 
 
 def wind_up(run: Run, outcome: Outcome) -> Generator[Any, Any, Outcome]:
@@ -258,28 +266,18 @@ def preview(run: Run, outcome: Outcome) -> State[Any]:
 # --- the end ----------------------------------------------------------------------------------------------------
 
 
-def finish(run: Run) -> Generator[Any, Any, None]:
-    """Everything that happens once, when the run's final status is known."""
-    engine = run.engine
-    run.ended = engine.clock.now()
-    if run.failed:
-        _finish_badly(run)
-    hooks = run.plan.hooks.get(_HOOKS[run.status])
-    if hooks and run.reason is not Reason.UPSTREAM:
-        yield from fire(run, hooks)
-    run.shown_result = short(run.value) if run.error is None else None
-    if engine.root is run:
-        yield Aside(engine.close)
-    _forget(run)
-    engine.recorder.touch(run)
-    if engine.is_outermost and engine.root is run:
-        yield Aside(engine.recorder.barrier)
-    run.conclude()
-    if run.parent is not None:
-        run.parent.release(run)
+def seal(run: Run) -> Sequence[Callable[..., Any]]:
+    """The run's final status is known: complete its facts. Returns the hooks to be called now."""
+    run.ended = run.engine.now()
+    if run.error is not None or run.status is not Status.COMPLETED:
+        _seal_badly(run)
+    run.shown_result = short(run.value)
+    if run.reason is Reason.UPSTREAM:
+        return ()
+    return run.plan.hooks[_HOOKS[run.status]]
 
 
-def _finish_badly(run: Run) -> None:
+def _seal_badly(run: Run) -> None:
     if run.error is None:  # cancelled before it could start
         run.message = run.message or f"{run.label} was cancelled."
         run.error = CancelledRun(run.message)
@@ -287,15 +285,19 @@ def _finish_badly(run: Run) -> None:
         run.note_failure()
 
 
-def _forget(run: Run) -> None:
-    """A finished run keeps its outcome and nothing else: not its arguments, not what it waited for."""
+def hand_over(run: Run) -> None:
+    """Record the end. From here on the run keeps its outcome and nothing else: not its arguments, not its inputs."""
     run.parameters = _NO_PARAMETERS
-    run.inputs = None
+    run.inputs = run.context = run.call = run.lifecycle = run.driver = None
     run.links = ()
-    run.context = None
-    run.call = None
-    run.lifecycle = None
-    run.driver = None
+    run.engine.recorder.touch(run)
+
+
+def conclude(run: Run) -> None:
+    """Wake everybody who waits for the run."""
+    run.conclude()
+    if run.parent is not None:
+        run.parent.release(run)
 
 
 # --- user callbacks ---------------------------------------------------------------------------------------------

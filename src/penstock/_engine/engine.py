@@ -58,6 +58,7 @@ class Engine:
         self.settings = settings
         self.outer = outer
         self.clock = clocks.get()
+        self.now = self.clock.now
         self.ids: Iterator[int] = id_block()
         self.plans: dict[Any, Plan] = {}
         self.failures: list[Run] = []  # root failures below this engine's root, in the order of their ends
@@ -72,6 +73,20 @@ class Engine:
     def is_outermost(self) -> bool:
         return self.outer is None
 
+    @functools.cached_property
+    def outermost(self) -> Run:
+        """The root run of everything."""
+        return self.root if self.outer is None else self.outer.outermost
+
+    @functools.cached_property
+    def flow_hex(self) -> str | None:
+        """The id of the flow run that this engine's runs are part of, as the record writes it."""
+        return self.root.hex if self.root.plan.kind == "flow" else self.outer_flow_hex
+
+    @property
+    def outer_flow_hex(self) -> str | None:
+        return None if self.outer is None else self.outer.flow_hex
+
     # --- starting runs ----------------------------------------------------------------------------------------
 
     def new_root(self, plan: Plan, parameters: dict[str, Any], parent: Run | None, tags: frozenset[str]) -> Run:
@@ -83,7 +98,7 @@ class Engine:
 
     def new_run(self, plan: Plan, parameters: dict[str, Any], parent: Run, number: int, index: int | None) -> Run:
         """Make a task run; raises `RuntimeError` if `parent` has ended."""
-        tags = current_tags.get() | plan.tags
+        tags = current_tags.get() | plan.tags if plan.tags else current_tags.get()
         run = Run(next(self.ids), plan, self, parent, parameters, tags, number, index)
         parent.adopt(run)
         return run
@@ -126,7 +141,7 @@ class Engine:
         if plan.run_name is not None and run.custom_name is None:
             run.custom_name = self._render_name(run)
         run.shown = short_parameters(run.parameters)
-        run.ready = self.clock.now()
+        run.ready = self.now()
 
     def _render_name(self, run: Run) -> str:
         return render_name(run.plan.run_name, run.parameters, f"{run.plan.kind}_run_name")

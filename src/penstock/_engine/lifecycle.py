@@ -19,7 +19,7 @@ from penstock._core.machine import Command, Event
 from penstock._core.outcome import Outcome
 from penstock._engine import ending
 from penstock._engine.attempt import Call
-from penstock._engine.requests import Acquire, Inputs, Sleep
+from penstock._engine.requests import Acquire, Aside, Inputs, Sleep
 
 if TYPE_CHECKING:
     from penstock._engine.run import Run
@@ -32,26 +32,44 @@ _OVER = (Command.FINISH, Command.IGNORE)
 
 def lifecycle(run: Run) -> Life:
     """From submission to the end."""
-    command = yield from _prepare(run)
+    # One frame for the plain case: a generator that delegates is one more object for each waiting run.
+    command = (yield from _await_inputs(run)) if run.links else _prepare(run)
     while command not in _OVER:
         if command is Command.ATTEMPT:
-            command = yield from _attempt(run)
+            outcome = yield Call(run)
+            if outcome is None:
+                break
+            if ending.leaves_something(run, outcome):
+                outcome = yield from ending.wind_up(run, outcome)
+            if run.plan.condition is not None and run.attempt <= run.plan.retries:
+                run.retryable = yield from _wants_retry(run, outcome)
+            command = ending.settle(run, outcome)
         elif command is Command.DELAY:
             command = yield from _delay(run)
         elif command is Command.ACQUIRE:
             command = yield from _acquire(run)
         else:
             command = run.advance(Event.MISS)
-    yield from ending.finish(run)
+    hooks = ending.seal(run)
+    if hooks:
+        yield from ending.fire(run, hooks)
+    if run.engine.root is run:
+        yield from _close_engine(run)
+    else:
+        ending.hand_over(run)
+    ending.conclude(run)
 
 
-def _prepare(run: Run) -> Step:
-    if run.links:
-        blocker = yield Inputs(run.links)
-        if type(blocker) is Outcome:
-            return ending.crash(run, blocker)
-        if blocker is not None:
-            return ending.block(run, blocker)
+def _await_inputs(run: Run) -> Step:
+    blocker = yield Inputs(run.links)
+    if type(blocker) is Outcome:
+        return ending.crash(run, blocker)
+    if blocker is not None:
+        return ending.block(run, blocker)
+    return _prepare(run)
+
+
+def _prepare(run: Run) -> Command:
     try:
         run.engine.resolve(run)
     except Exception as error:
@@ -59,14 +77,12 @@ def _prepare(run: Run) -> Step:
     return run.advance(Event.READY)
 
 
-def _attempt(run: Run) -> Step:
-    outcome = yield Call(run)
-    if outcome is None:
-        return Command.IGNORE
-    outcome = yield from ending.wind_up(run, outcome)
-    if run.plan.condition is not None and run.attempt <= run.plan.retries:
-        run.retryable = yield from _wants_retry(run, outcome)
-    return ending.settle(run, outcome)
+def _close_engine(run: Run) -> Life:
+    engine = run.engine
+    yield Aside(engine.close)
+    ending.hand_over(run)
+    if engine.is_outermost:
+        yield Aside(engine.recorder.barrier)
 
 
 def _wants_retry(run: Run, outcome: Outcome) -> Generator[Any, Any, bool]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from penstock._engine.run import Run
 
 _NO_TAGS = "[]"
+_NO_ERROR = (None, None, None)
 
 
 def add_rows(run: Run, batch: Batch) -> None:
@@ -21,56 +22,51 @@ def add_rows(run: Run, batch: Batch) -> None:
     edges, run.fresh_edges = run.fresh_edges, ()
     for link in edges:
         batch.edges.extend(_edges(run, link))
-    past, run.past = run.past, []
+    past, run.past = run.past, ()
     batch.attempts.extend(past)
     batch.runs.append(_row(run))
 
 
 def _row(run: Run) -> RunRow:
-    plan, status = run.plan, run.status
-    error_type, error, trace = _described(run.error) if status.final else (None, None, None)
-    flow = run.flow if plan.kind == "task" else (run.parent.flow if run.parent is not None else None)
+    plan, status, parent, engine = run.plan, run.status, run.parent, run.engine
+    error = run.error
+    error_type, text, trace = _NO_ERROR if error is None or not status.final else _described(error)
+    # By position: one call with 26 keywords costs as much as the rest of the row.
     return RunRow(
-        id=as_hex(run.id),
-        root_id=as_hex(_root(run).id),
-        parent_id=None if run.parent is None else as_hex(run.parent.id),
-        flow_run_id=None if flow is None else as_hex(flow.id),
-        kind=plan.kind,
-        name=plan.name,
-        run_name=run.name,
-        key=plan.key,
-        map_index=run.index,
-        status=status.name,
-        state_name=run.state_name(),
-        attempts=run.attempt,
-        created=run.created,
-        ready=run.ready,
-        started=run.started,
-        attempt_started=run.started,
-        ended=run.ended,
-        message=run.message if status.final else None,
-        error_type=error_type,
-        error=error,
-        traceback=trace,
-        result=run.shown_result,
-        parameters=run.shown or "{}",
-        tags=json.dumps(sorted(run.tags)) if run.tags else _NO_TAGS,
-        version=plan.version,
-        info=run.engine.facts if run.parent is None else None,
+        as_hex(run.id),
+        engine.outermost.hex,
+        None if parent is None else parent.hex,
+        engine.flow_hex if engine.root is not run else engine.outer_flow_hex,
+        plan.kind,
+        plan.name,
+        run.name,
+        plan.key,
+        run.index,
+        status.name,
+        run.state_name(),
+        run.attempt,
+        run.created,
+        run.ready,
+        run.first_started,
+        run.started,
+        run.ended,
+        run.message if status.final else None,
+        error_type,
+        text,
+        trace,
+        run.shown_result,
+        run.shown or "{}",
+        json.dumps(sorted(run.tags)) if run.tags else _NO_TAGS,
+        plan.version,
+        engine.facts if parent is None else None,
     )
-
-
-def _root(run: Run) -> Run:
-    while run.parent is not None:
-        run = run.parent
-    return run
 
 
 def attempt_row(run: Run, error: BaseException | None) -> AttemptRow:
     """The attempt that has just ended and will be followed by another."""
     name = "TimedOut" if isinstance(error, TimeoutError) else "Failed"
     return AttemptRow(
-        as_hex(run.id), run.attempt, run.started, run.engine.clock.now(), name, *_described(error)
+        as_hex(run.id), run.attempt, run.started, run.engine.now(), name, *_described(error)
     )
 
 

@@ -16,6 +16,7 @@ from uuid import UUID
 from penstock import states
 from penstock._core.machine import Command, Event, Reason, step
 from penstock._engine import record, waiting
+from penstock._engine.ids import as_hex
 from penstock._engine.upstream import promise_of
 from penstock.states import State, StateDetails, StateType, Status
 from penstock.store.base import AttemptRow, Batch
@@ -85,8 +86,10 @@ class Run:
         "driver",
         "ended",
         "engine",
+        "first_started",
         "error",
         "fresh_edges",
+        "hex_id",
         "id",
         "index",
         "inputs",
@@ -127,6 +130,7 @@ class Run:
         index: int | None = None,
     ) -> None:
         self.id = id
+        self.hex_id: str | None = None  # cached: the record writes it for every child
         self.plan = plan
         self.engine = engine
         self.parent = parent
@@ -166,11 +170,12 @@ class Run:
         self.custom_name: str | None = None
         self.shown: str | None = None  # the parameters' short representation; they themselves are let go
         self.shown_result: str | None = None
-        self.created = engine.clock.now()
+        self.created = engine.now()
         self.ready: float | None = None
-        self.started: float | None = None
+        self.first_started: float | None = None
+        self.started: float | None = None  # the latest attempt
         self.ended: float | None = None
-        self.past: list[AttemptRow] = []  # attempts that ended without ending the run, not recorded yet
+        self.past: Sequence[AttemptRow] = ()  # attempts that ended without ending the run, not recorded yet
         self.fresh_edges: Sequence[Link] = ()  # what it depends on, not recorded yet
         self.dirty = False
 
@@ -367,8 +372,14 @@ class Run:
 
     def close_attempt(self, error: BaseException | None) -> None:
         """An attempt has ended and another one will follow."""
-        self.past.append(record.attempt_row(self, error))
+        self.past = (*self.past, record.attempt_row(self, error))
         self.value = self.error = self.trace = self.message = self.public = None
+
+    @property
+    def hex(self) -> str:
+        if self.hex_id is None:
+            self.hex_id = as_hex(self.id)
+        return self.hex_id
 
     def rows(self, batch: Batch) -> None:
         record.add_rows(self, batch)

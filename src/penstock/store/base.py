@@ -15,6 +15,10 @@ class StoreLocked(StoreUnavailable):
     """Another process kept the store locked for longer than the caller would wait. Trying again helps."""
 
 
+class StoreMissing(StoreUnavailable):
+    """Nothing was ever recorded there."""
+
+
 class RunRow(NamedTuple):
     """One flow run or task run as it is now."""
 

@@ -6,7 +6,6 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from time import monotonic, sleep
 
 from penstock.store.base import StoreLocked
@@ -15,7 +14,7 @@ _held: set[int] = set()
 
 
 @contextmanager
-def held(path: Path, patience: float) -> Iterator[None]:
+def held(path: str, patience: float) -> Iterator[None]:
     """Hold the lock on `path` (mode 0600, made if missing) for the duration of the `with` block.
 
     Waits `patience` seconds for the holder, then raises `StoreLocked`; OSError if the file cannot be opened.
@@ -32,7 +31,7 @@ def held(path: Path, patience: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path, deadline: float) -> int:
+def _acquire(path: str, deadline: float) -> int:
     pause = 0.0005
     while (descriptor := _try(path)) is None:
         if monotonic() >= deadline:
@@ -42,7 +41,7 @@ def _acquire(path: Path, deadline: float) -> int:
     return descriptor
 
 
-def _try(path: Path) -> int | None:
+def _try(path: str) -> int | None:
     """Return a descriptor that holds the lock, or None if another process has it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:

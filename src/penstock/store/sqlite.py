@@ -20,16 +20,24 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache, lru_cache
 from itertools import chain
-from pathlib import Path
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from penstock.exceptions import StoreUnavailable
-from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, RunRow, StateCount, StoreLocked
+from penstock.store.base import (
+    AttemptRow,
+    Batch,
+    EdgeRow,
+    LogRow,
+    RunRow,
+    StateCount,
+    StoreLocked,
+    StoreMissing,
+)
 from penstock.store.filelock import held
 from penstock.store.text import id_prefix
 
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 DATABASE = "penstock.db"
+LOCK = "penstock.lock"
 SCHEMA_VERSION = 1
 CHECKPOINT_ROWS = 10_000  # rows after which the write-ahead log is moved into the database
 LARGE_WAL = 32 * 2**20  # bytes beyond which a checkpoint also waits for readers, to start the log anew
@@ -51,7 +60,7 @@ class SQLiteReader:
     """Reads the store in `home`, which others may be writing. Never creates or changes it. Thread-safe."""
 
     def __init__(self, home: str | os.PathLike[str]) -> None:
-        self._path = Path(home) / DATABASE
+        self._path = os.path.join(os.path.abspath(home), DATABASE)
         self._reading = Lock()
         self._connection: Connection | None = None
         self._opened = _Opened.nothing()
@@ -139,7 +148,7 @@ class SQLiteStore(SQLiteReader):
 
     def __init__(self, home: str | os.PathLike[str]) -> None:
         super().__init__(home)
-        self._lock_path = self._path.with_suffix(".lock")
+        self._lock_path = os.path.join(os.path.dirname(self._path), LOCK)
         self._writer: Connection | None = None
         self._writing = _Opened.nothing()
         self._generation = 0
@@ -178,8 +187,9 @@ class SQLiteStore(SQLiteReader):
 
     @contextmanager
     def _locked(self, patience: float) -> Iterator[None]:
-        if not self._path.parent.is_dir():
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home = os.path.dirname(self._path)
+        if not os.path.isdir(home):
+            os.makedirs(home, mode=0o700, exist_ok=True)
         with held(self._lock_path, patience):
             yield
 
@@ -217,6 +227,7 @@ class SQLiteStore(SQLiteReader):
         try:
             with self._locked(patience=0.0):
                 self._unchecked = 0
+                self._give_up_at(monotonic() + 0.1, connection)  # TRUNCATE waits for readers
                 connection.execute(f"PRAGMA wal_checkpoint({mode})")
         except StoreLocked:
             pass  # somebody writes: after the next batch then
@@ -235,20 +246,20 @@ class _Opened(NamedTuple):
     """Which files a connection was opened on, and by which process: it is good for nothing else."""
 
     pid: int
-    path: Path
+    path: str
     database: _Identity | None
     wal: _Identity | None
 
     @classmethod
-    def now(cls, path: Path) -> _Opened:
+    def now(cls, path: str) -> _Opened:
         return cls(os.getpid(), path, _identity(path), _identity(_wal(path)))
 
     @classmethod
     def nothing(cls) -> _Opened:
-        return cls(os.getpid(), Path(), None, None)
+        return cls(os.getpid(), "", None, None)
 
 
-def _connect_writing(path: Path, timeout: int) -> Connection:
+def _connect_writing(path: str, timeout: int) -> Connection:
     """Open the store for writing, made if it does not exist. The caller holds the lock."""
     _prepare_file(path)
     connection = _connect(path, "rw")
@@ -265,50 +276,52 @@ def _connect_writing(path: Path, timeout: int) -> Connection:
     return connection
 
 
-def _connect_reading(path: Path) -> Connection:
-    if not path.exists():
-        raise StoreUnavailable(f"there is no run store at {path}")
+def _connect_reading(path: str) -> Connection:
+    if not os.path.exists(path):
+        raise StoreMissing(f"there is no run store at {path}")
     connection = _connect(path, _reading_mode(path))
     try:
         connection.execute("PRAGMA query_only = ON")
         if _known_version(connection, path) == 0:
-            raise StoreUnavailable(f"{path} holds no records yet")
+            raise StoreMissing(f"{path} holds no records yet")
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _reading_mode(path: Path) -> str:
+def _reading_mode(path: str) -> str:
     """Without leave to write in the directory SQLite cannot make a -shm file; at rest it needs none."""
-    resting = not _size(_wal(path)) and not os.access(path.parent, os.W_OK)
+    resting = not _size(_wal(path)) and not os.access(os.path.dirname(path), os.W_OK)
     return "ro&immutable=1" if resting else "ro"
 
 
-def _connect(path: Path, mode: str) -> Connection:
+def _connect(path: str, mode: str) -> Connection:
     import sqlite3
 
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    escaped = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    uri = f"file:{escaped}?mode={mode}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
 
-def _prepare_file(path: Path) -> None:
+def _prepare_file(path: str) -> None:
     """Make the file if it is missing; refuse it, untouched, if it is not a store that this version knows."""
     if _size(path):
         # Read-only, because closing a writing connection would move a left-over log into the file.
         with closing(_connect(path, "ro")) as connection:
             _known_version(connection, path)
-    elif not path.exists():
+    elif not os.path.exists(path):
         _remove_log(path)  # left behind by a deleted database
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
 
 
-def _remove_log(path: Path) -> None:
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+def _remove_log(path: str) -> None:
+    for leftover in (_wal(path), f"{path}-shm"):
+        with suppress(FileNotFoundError):
+            os.unlink(leftover)
 
 
-def _known_version(connection: Connection, path: Path) -> int:
+def _known_version(connection: Connection, path: str) -> int:
     """Return the version of the schema, 0 if there is none yet; refuse what this penstock cannot read."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
@@ -440,18 +453,19 @@ def queries() -> dict[str, str]:
 
 
 def _text(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+    with open(os.path.join(os.path.dirname(__file__), name), encoding="utf-8") as file:
+        return file.read()
 
 
 def _set_timeout(connection: Connection, milliseconds: int) -> None:
     connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
 
 
-def _wal(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")
+def _wal(path: str) -> str:
+    return f"{path}-wal"
 
 
-def _identity(path: Path) -> _Identity | None:
+def _identity(path: str) -> _Identity | None:
     try:
         found = os.stat(path)
     except OSError:
@@ -459,7 +473,7 @@ def _identity(path: Path) -> _Identity | None:
     return found.st_dev, found.st_ino
 
 
-def _size(path: Path) -> int:
+def _size(path: str) -> int:
     try:
         return os.stat(path).st_size
     except OSError:
@@ -467,7 +481,7 @@ def _size(path: Path) -> int:
 
 
 @contextmanager
-def _as_unavailable(path: Path) -> Iterator[None]:
+def _as_unavailable(path: str) -> Iterator[None]:
     """Turn the ways in which SQLite and the file system fail into `StoreUnavailable`."""
     import sqlite3
 
