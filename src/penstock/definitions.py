@@ -12,12 +12,11 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from penstock._core.binding import Binder, check_name_option, check_reserved
+from penstock._core.binding import Binder
 from penstock._core.policy import (
     NotSet,
     RetryPolicy,
     check_hooks,
-    check_tags,
     check_timeout,
     retry_policy,
 )

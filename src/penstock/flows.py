@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from penstock import calls, generators, maps
-from penstock._core.binding import check_name_option, check_reserved
+from penstock._core.binding import check_name_option
 from penstock._core.parameters import ParameterChecker
 from penstock.definitions import Definition
 from penstock.exceptions import InvalidNameError

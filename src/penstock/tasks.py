@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from penstock import calls, generators, maps
 from penstock._core import mapping
 from penstock._core.binding import check_name_option, check_reserved
 from penstock._core.policy import NotSet, RetryPolicy, check_tags, exponential_backoff, retry_policy
 from penstock.definitions import Definition
-from penstock.futures import Future, FutureList
+from penstock.futures import Future
 from penstock.imap import Pulled
-from penstock.states import State
 
 if TYPE_CHECKING:
     from penstock._core.graph import Link

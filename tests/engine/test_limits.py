@@ -161,9 +161,12 @@ class TestRequests:
         assert [second.granted, third.granted] == [True, False]
 
     def test_release_before_submit_means_never(self, table: Limits) -> None:
-        caller = Caller(table, "b")
+        holder, caller = Caller(table, "b").submit(), Caller(table, "b")
         caller.request.release()
         assert not caller.submit().granted
+        (b,) = table.slots(["b"])
+        assert not b.line
+        holder.request.release()
         assert Caller(table, "b").submit().granted
 
     def test_more_than_the_limit(self, table: Limits) -> None:
@@ -191,6 +194,14 @@ class TestRequests:
         assert (large.granted, large.told) == (False, 1)
         assert str(large.request.error) == "occupy=2 is more than the limit 'a' allows (1)"
         assert not small.granted
+
+    def test_who_is_refused_leaves_all_lines(self, table: Limits) -> None:
+        table.define_slots("c", 3)
+        Caller(table, "c", amount=2).submit()
+        refused = Caller(table, "a", "c", amount=2).submit()
+        behind = Caller(table, "a").submit()
+        table.define_slots("c", 1)
+        assert (refused.granted, behind.granted) == (False, True)
 
     def test_removed_limit_admits_everybody_and_counts_again_when_it_is_back(self, table: Limits) -> None:
         callers = [Caller(table, "b").submit() for _ in range(3)]
@@ -548,7 +559,7 @@ class TestCoroutines:
 
         asyncio.run(main())
 
-    def test_cancelled_between_grant_and_waking_up(self) -> None:
+    def test_cancelled_between_grant_and_waking_up(self, caplog: pytest.LogCaptureFixture) -> None:
         async def main() -> None:
             with concurrency("db", limit=1):
                 task = asyncio.create_task(concurrency("db").__aenter__())
@@ -560,6 +571,7 @@ class TestCoroutines:
             assert held("db") == 0
 
         asyncio.run(main())
+        assert caplog.records == []
 
     def test_timeout(self, clock: ManualClock) -> None:
         async def main() -> None:
@@ -667,6 +679,7 @@ class TestRates:
                 wait_until(lambda: waiting("api") == 2)
                 clock.advance(0.5)
                 wait_until(lambda: waiting("api") == 1)
+                assert clock.timers() == 1  # the one of the next in line: nobody's timer is left behind
                 clock.advance(0.5)
 
     def test_a_new_rate_counts_for_those_who_wait(self, clock: ManualClock) -> None:
@@ -674,6 +687,11 @@ class TestRates:
         with in_thread(lambda: rate_limit("api")):
             clock.wait_for_timers()
             set_limit("api", None)
+
+    def test_a_name_given_twice_counts_once(self, clock: ManualClock) -> None:
+        rate_limit(["api", "api"], per_second=1)
+        clock.advance(1)
+        rate_limit("api", timeout_seconds=0)
 
     def test_leaves_nothing_behind(self, clock: ManualClock) -> None:
         rate_limit("api", per_second=1)
@@ -851,6 +869,8 @@ class TestInterrupts:
                 callers[0].request.release()  # struck before it began: a lease would do this when dropped
             assert [one.granted for one in callers] == [True, True, False], where
             assert (held("db"), held("api"), waiting("db"), waiting("api")) == (1, 1, 1, 1), where
+            # Between being taken from the queue and being told is the one place where the news can be lost.
+            assert callers[1].told == 1 or where.startswith("_notify"), where
             for one in callers:
                 one.request.release()
             line_up()
@@ -883,12 +903,25 @@ class TestInterrupts:
 
 
 FORK = """
-import os
+import os, signal, threading
+from penstock._engine import limits
 from penstock.concurrency import concurrency
 db = concurrency("db", limit=1)
+locked, forked = threading.Event(), threading.Event()
+
+def keep_locked():
+    with limits.shared._lock:
+        locked.set()
+        forked.wait()
+
 with db:
+    other = threading.Thread(target=keep_locked)
+    other.start()
+    locked.wait()
     child = os.fork()
+    forked.set()
     if child == 0:
+        signal.alarm(10)
         with concurrency("db", timeout_seconds=0):
             pass
         try:
@@ -898,13 +931,14 @@ with db:
             os._exit(0)
         os._exit(1)
     _, status = os.waitpid(child, 0)
+    other.join()
 raise SystemExit(os.waitstatus_to_exitcode(status))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_has_the_limits_and_holds_nothing() -> None:
-    subprocess.run([sys.executable, "-c", FORK], check=True, timeout=30)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=30)
 
 
 def test_import_loads_no_event_loop() -> None:

@@ -62,6 +62,14 @@ class Reason(IntEnum):
     UPSTREAM = 5
 
 
+# CPython 3.11 takes 0.1 µs to read a member of an Enum, and every run reads dozens: hot code uses these names.
+READY, MISS, STARTED, RETURNED = Event.READY, Event.MISS, Event.STARTED, Event.RETURNED
+BODY_CRASHED, CANCEL_ASKED = Event.CRASHED, Event.CANCEL_ASKED
+IGNORE, ATTEMPT, RUN, DELAY = Command.IGNORE, Command.ATTEMPT, Command.RUN, Command.DELAY
+RUNNING, COMPLETED = Status.RUNNING, Status.COMPLETED
+UPSTREAM = Reason.UPSTREAM
+
+
 class Policy(Protocol):
     """What the machine needs to know about how a run is to be executed."""
 
@@ -161,17 +169,13 @@ def step(run: Facts, event: Event, policy: Policy) -> Command:
     Changes `run` in place and nothing else. The caller holds the run's lock. Terminal statuses have no rows,
     so they never change.
     """
-    for rule in TRANSITIONS.get((run.status, event), _NO_RULES):
-        if rule.guard is None or rule.guard(run, policy):
-            _apply(run, event, rule)
-            return rule.command
-    return Command.IGNORE
-
-
-def _apply(run: Facts, event: Event, rule: Rule) -> None:
-    run.status = rule.status
-    run.reason = rule.reason
-    if rule.command is Command.RUN:
-        run.attempt += 1
-    elif event is Event.CANCEL_ASKED:
-        run.cancel_asked = True
+    for status, command, reason, guard in TRANSITIONS.get((run.status, event), _NO_RULES):
+        if guard is None or guard(run, policy):
+            run.status = status
+            run.reason = reason
+            if command is RUN:
+                run.attempt += 1
+            elif event is CANCEL_ASKED:
+                run.cancel_asked = True
+            return command
+    return IGNORE

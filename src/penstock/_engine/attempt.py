@@ -12,10 +12,11 @@ from _thread import get_ident
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from penstock._core.machine import Command, Event, step
+from penstock._core.machine import RETURNED, RUN, STARTED, Event, step
 from penstock._core.outcome import Outcome
 from penstock._engine import interrupt
 from penstock._engine.context import current_run
+from penstock._engine.requests import deliver
 from penstock.exceptions import CancelledRun, CancelSignal, FlowRunTimeoutError, TaskRunTimeoutError, TerminationSignal
 
 if TYPE_CHECKING:
@@ -75,6 +76,11 @@ class Call:
         context = self.run.context
         return context.run(run_body, self) if context is not None and self.begin() else None
 
+    def report(self, outcome: Outcome | None) -> None:
+        """Hand in what `execute` returned."""
+        if outcome is not None:
+            deliver(self.run, self, outcome)
+
     def reported(self, result: StandardFuture[Outcome | None]) -> None:
         """The runner that executed the call has its outcome, or has lost it."""
         self.run.engine.receive(self, result)
@@ -83,7 +89,7 @@ class Call:
         """Take the call and start the attempt; False if somebody else has, or if the run is cancelled."""
         run = self.run
         with run.lock:
-            if self.claimed or step(run, Event.STARTED, run.plan) is not Command.RUN:
+            if self.claimed or step(run, STARTED, run.plan) is not RUN:
                 return False
             self.claimed = True
             run.call = self
@@ -211,7 +217,7 @@ def judge(call: Call, value: Any, error: BaseException | None) -> Outcome:
     if call.expired:
         return Outcome(Event.TIMED_OUT, error=timeout_error(call.run))
     if error is None:
-        return Outcome(Event.RETURNED, value)
+        return Outcome(RETURNED, value)
     _show_user_frames_only(error)
     if _is_stop(call, error):
         return Outcome(Event.STOPPED, error=error)

@@ -6,11 +6,10 @@ the answer); how to call the body, and what to do with the thread meanwhile, is 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from penstock._core.machine import Event
+from penstock._core.machine import BODY_CRASHED
 from penstock._core.outcome import Outcome
 from penstock._engine import ending, loop, waiting
 from penstock._engine.attempt import Call, run_body, run_body_async
@@ -109,7 +108,7 @@ class Blocking:
         if not call.begin():
             return None
         outcome = run_body(call) if run.context is None else run.context.run(run_body, call)
-        if outcome.event is Event.CRASHED:
+        if outcome.event is BODY_CRASHED:
             self.escaped = outcome.error
         return outcome
 
@@ -131,7 +130,7 @@ class Blocking:
         with run.lock:
             run.pending = None
         self.escaped = error
-        return Outcome(Event.CRASHED, error=error)
+        return Outcome(BODY_CRASHED, error=error)
 
     def resume(self, run: Run, value: Any) -> None:
         self._answer = value
@@ -168,7 +167,7 @@ class Awaiting:
     async def carry_out(self, run: Run, request: Any) -> Any:
         if type(request) is Call:
             outcome = await run_body_async(request)
-            if outcome is not None and outcome.event is Event.CRASHED:
+            if outcome is not None and outcome.event is BODY_CRASHED:
                 self.escaped = outcome.error
             return outcome
         if type(request) is Aside:
@@ -188,7 +187,7 @@ class Awaiting:
             with run.lock:
                 run.pending = None
             self.escaped = error
-            return Outcome(Event.CRASHED, error=error)
+            return Outcome(BODY_CRASHED, error=error)
         return self._answer
 
     def resume(self, run: Run, value: Any) -> None:

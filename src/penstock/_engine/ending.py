@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from penstock import states
 from penstock._core import graph
 from penstock._core.binding import short
-from penstock._core.machine import Command, Event, Reason
+from penstock._core.machine import COMPLETED, DELAY, UPSTREAM, Command, Event
 from penstock._core.outcome import Outcome
 from penstock._engine.attempt import crash_message
 from penstock._engine.context import current_run
 from penstock._engine.requests import Awaited, Childless, Ended
 from penstock._engine.upstream import promise_of, state_error, value_of
 from penstock.annotations import quote
-from penstock.exceptions import CancelledRun, CancelSignal, CrashedRun, UnfinishedRun, UpstreamTaskError
+from penstock.exceptions import CancelledRun, CancelSignal, CrashedRun, UpstreamTaskError
 from penstock.states import State, StateType, Status
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def settle(run: Run, outcome: Outcome) -> Command:
     run.value = outcome.value
     run.public = outcome.state
     command = run.advance(outcome.event)
-    if command is Command.DELAY:
+    if command is DELAY:
         run.close_attempt(error)
     return command
 
@@ -269,10 +269,10 @@ def preview(run: Run, outcome: Outcome) -> State[Any]:
 def seal(run: Run) -> Sequence[Callable[..., Any]]:
     """The run's final status is known: complete its facts. Returns the hooks to be called now."""
     run.ended = run.engine.now()
-    if run.error is not None or run.status is not Status.COMPLETED:
+    if run.error is not None or run.status is not COMPLETED:
         _seal_badly(run)
     run.shown_result = short(run.value)
-    if run.reason is Reason.UPSTREAM:
+    if run.reason is UPSTREAM:
         return ()
     return run.plan.hooks[_HOOKS[run.status]]
 
@@ -281,7 +281,7 @@ def _seal_badly(run: Run) -> None:
     if run.error is None:  # cancelled before it could start
         run.message = run.message or f"{run.label} was cancelled."
         run.error = CancelledRun(run.message)
-    if run.status is not Status.CANCELLED and run.reason is not Reason.UPSTREAM:
+    if run.status is not Status.CANCELLED and run.reason is not UPSTREAM:
         run.note_failure()
 
 

@@ -32,8 +32,6 @@ from penstock._engine.run import Child, Run
 from penstock._engine.upstream import promise_of, value_of
 from penstock.exceptions import WorkerLost
 from penstock.futures import Future
-from penstock.states import Status
-from penstock.store.base import LogRow
 
 if TYPE_CHECKING:
     from concurrent.futures import Future as StandardFuture
@@ -169,10 +167,8 @@ class Engine:
         run = call.run
         if not call.needs_thread:
             loop.background().start(lambda: _perform_async(call), run.context)
-            return
-        outcome = call.execute()
-        if outcome is not None:
-            deliver(run, call, outcome)
+        else:
+            call.report(call.execute())
 
     def receive(self, call: Call, result: StandardFuture[Outcome | None]) -> None:
         """The outcome of a call that was executed elsewhere; an exception means that it was lost on the way."""
@@ -180,9 +176,7 @@ class Engine:
         if error is not None:
             deliver(call.run, call, Outcome(Event.LOST, error=_lost_error(error)))
             return
-        outcome = None if result.cancelled() else result.result()
-        if outcome is not None:
-            deliver(call.run, call, outcome)
+        call.report(None if result.cancelled() else result.result())
 
     def _execute_apart(self, call: Call) -> None:
         """A submitted flow's body has a thread of its own, and takes no slot of any runner."""

@@ -15,7 +15,7 @@ import random
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from penstock._core.machine import Command, Event
+from penstock._core.machine import ATTEMPT, DELAY, MISS, READY, Command, Event
 from penstock._core.outcome import Outcome
 from penstock._engine import ending
 from penstock._engine.attempt import Call
@@ -35,7 +35,7 @@ def lifecycle(run: Run) -> Life:
     # One frame for the plain case: a generator that delegates is one more object for each waiting run.
     command = (yield from _await_inputs(run)) if run.links else _prepare(run)
     while command not in _OVER:
-        if command is Command.ATTEMPT:
+        if command is ATTEMPT:
             outcome = yield Call(run)
             if outcome is None:
                 break
@@ -44,12 +44,12 @@ def lifecycle(run: Run) -> Life:
             if run.plan.condition is not None and run.attempt <= run.plan.retries:
                 run.retryable = yield from _wants_retry(run, outcome)
             command = ending.settle(run, outcome)
-        elif command is Command.DELAY:
+        elif command is DELAY:
             command = yield from _delay(run)
         elif command is Command.ACQUIRE:
             command = yield from _acquire(run)
         else:
-            command = run.advance(Event.MISS)
+            command = run.advance(MISS)
     hooks = ending.seal(run)
     if hooks:
         yield from ending.fire(run, hooks)
@@ -74,7 +74,7 @@ def _prepare(run: Run) -> Command:
         run.engine.resolve(run)
     except Exception as error:
         return run.fail(Event.REFUSED, error)
-    return run.advance(Event.READY)
+    return run.advance(READY)
 
 
 def _close_engine(run: Run) -> Life:

@@ -7,6 +7,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from penstock._engine.ids import as_hex
+from penstock.states import Status
 from penstock.store.base import AttemptRow, Batch, EdgeRow, RunRow
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from penstock._engine.run import Run
 
 _NO_TAGS = "[]"
+_STATUS_NAMES = {status: status.name for status in Status}
 _NO_ERROR = (None, None, None)
 
 
@@ -42,7 +44,7 @@ def _row(run: Run) -> RunRow:
         run.name,
         plan.key,
         run.index,
-        status.name,
+        _STATUS_NAMES[status],
         run.state_name(),
         run.attempt,
         run.created,

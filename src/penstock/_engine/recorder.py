@@ -34,6 +34,7 @@ from typing import Protocol
 from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, RunRow, Store, StoreLocked
 
 WINDOW = 0.05  # seconds in which work gathers before it is written
+YOUTH = 4  # windows that the first row of a run that waits to start may be late
 CHUNK = 4096  # runs and log lines taken from the queue for one transaction: others wait for it
 BACKLOG = 100_000  # records kept in memory while the store cannot be written
 RETRY = 1.0  # seconds between attempts to write to a failing store
@@ -49,6 +50,11 @@ class Recordable(Protocol):
     """What the recorder needs of a run."""
 
     dirty: bool
+
+    @property
+    def unstarted(self) -> bool:
+        """Whether it is only waiting: then its first row may be a little late, and often it is also its last."""
+        ...
 
     def rows(self, batch: Batch) -> None:
         """Append the run's current row, and the attempts and edges not handed out before, to `batch`.
@@ -148,6 +154,8 @@ class Recorder:
         self._writing = threading.Lock()  # the thread's all the time, apart from `close`
         self._bell = threading.Event()
         self._backlog = Backlog()
+        self._young: list[tuple[int, Recordable]] = []  # taken from the queue, and not yet written
+        self._round = 0
         self._live: dict[str, RunRow] = {}  # stored runs that have not ended
         self._generation = 0
         self._commits = 0
@@ -175,7 +183,7 @@ class Recorder:
         A store that makes progress is waited for, however long it takes. One that takes nothing for
         `patience` seconds is not.
         """
-        if self._asleep and not self._queue:
+        if self._asleep and not self._queue and not self._young:
             return True
         marker = _Marker()
         self._put(marker)
@@ -233,7 +241,7 @@ class Recorder:
 
     def _work(self) -> None:
         while not self._closing:
-            if self._queue or self._backlog.size:
+            if self._queue or self._young or self._backlog.size:
                 self._gather()
             else:
                 self._sleep()
@@ -270,6 +278,7 @@ class Recorder:
 
     def _flush_chunk(self, count: int) -> bool:
         batch, markers = self._take(count)
+        self._ripen(batch, everything=bool(markers) or self._closing)
         stored = self._offer(batch)
         for marker in markers:
             marker.settle(stored)
@@ -283,9 +292,21 @@ class Recorder:
                 batch.logs.append(item)
             elif isinstance(item, _Marker):
                 markers.append(item)
+            elif item.unstarted:
+                self._young.append((self._round, item))
             else:
                 _snapshot(item, batch)
         return batch, markers
+
+    def _ripen(self, batch: Batch, everything: bool) -> None:
+        """Take the runs that have started, or waited for long enough, or all that somebody waits to see stored."""
+        self._round += 1
+        young, self._young = self._young, []
+        for born, run in young:
+            if not everything and run.unstarted and self._round - born < YOUTH:
+                self._young.append((born, run))
+            else:
+                _snapshot(run, batch)
 
     def _offer(self, batch: Batch) -> bool:
         # Whatever a store raises, this thread has to survive: without it nothing is ever recorded again.

@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
-from penstock import states
-from penstock._core.machine import Command, Event, Reason, step
+from penstock._core.machine import COMPLETED, RUNNING, Command, Event, Reason, step
 from penstock._engine import record, waiting
 from penstock._engine.ids import as_hex
 from penstock._engine.upstream import promise_of
@@ -57,6 +56,9 @@ def _shown_as(status: Status, reason: Reason, attempt: int, cancel_asked: bool) 
         return (StateType.SCHEDULED, "AwaitingRetry") if attempt else (StateType.PENDING, "Pending")
     kind = _TYPES[status]
     return kind, _NAMES.get(reason) or kind.value.capitalize()
+
+
+_PENDING, _NO_REASON = Status.PENDING, Reason.NONE
 
 
 class Driver(Protocol):
@@ -139,8 +141,8 @@ class Run:
         self.number = number
         self.index = index
         # The machine's.
-        self.status = Status.PENDING
-        self.reason = Reason.NONE
+        self.status = _PENDING
+        self.reason = _NO_REASON
         self.attempt = 0
         self.retryable = True
         self.cancel_asked = False
@@ -249,15 +251,19 @@ class Run:
 
     @property
     def failed(self) -> bool:
-        return self.status.final and self.status is not Status.COMPLETED
+        return self.status.final and self.status is not COMPLETED
 
     @property
     def cancelled(self) -> bool:
         return self.status is Status.CANCELLED
 
     @property
+    def unstarted(self) -> bool:
+        return self.status is _PENDING
+
+    @property
     def has_started(self) -> bool:
-        return self.status is Status.RUNNING
+        return self.status is RUNNING
 
     # --- the promise ------------------------------------------------------------------------------------
 
@@ -359,6 +365,8 @@ class Run:
         """The public name of the state, without making one."""
         if self.public is not None:
             return self.public.name
+        if self.status is COMPLETED and self.reason is _NO_REASON:
+            return "Completed"
         return _shown_as(self.status, self.reason, self.attempt, self.cancel_asked)[1]
 
     def _details(self) -> StateDetails:
@@ -417,6 +425,10 @@ class Child(Protocol):
     """What a run that submitted work keeps until that work has ended."""
 
     id: int
+
+    @property
+    def unstarted(self) -> bool:
+        return self.status is _PENDING
 
     @property
     def has_started(self) -> bool: ...

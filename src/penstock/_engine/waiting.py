@@ -38,7 +38,7 @@ def block(gate: Gate, timeout: float | None, among: Sequence[Any] = ()) -> bool:
     run = current_run.get()
     call = None if run is None else run.call
     if call is None or call.thread != get_ident():
-        return gate.wait(timeout)
+        return _wait_without_slot(gate, timeout)  # not in a body: in a hook, a callback, or the user's own thread
     if len(among) != 1:
         return _suspend(call, gate, timeout)
     return _block_on(call, gate, timeout, among[0])
@@ -60,17 +60,23 @@ def _suspend(call: Call, gate: Gate, timeout: float | None) -> bool:
         if call.stopping:
             raise CancelSignal
         call.gate = gate
-    slot = here.slot
-    if slot is not None:
-        slot.release()
     try:
-        opened = gate.wait(timeout)
+        opened = _wait_without_slot(gate, timeout)
     finally:
-        if slot is not None:
-            slot.acquire()
         call.gate = None
     stop_if_asked(call)
     return opened
+
+
+def _wait_without_slot(gate: Gate, timeout: float | None) -> bool:
+    slot = here.slot
+    if slot is None:
+        return gate.wait(timeout)
+    slot.release()
+    try:
+        return gate.wait(timeout)
+    finally:
+        slot.acquire()
 
 
 def stop_if_asked(call: Call | None) -> None:

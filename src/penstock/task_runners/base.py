@@ -32,6 +32,10 @@ class Call(Protocol):
         """Call the body on this thread; returns the outcome."""
         ...
 
+    def report(self, outcome: Any) -> None:
+        """Hand in what `execute` returned."""
+        ...
+
     def perform(self) -> None:
         """Call the body and report, on this thread; an asynchronous one on the background loop."""
         ...

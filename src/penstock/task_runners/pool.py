@@ -52,6 +52,9 @@ class Pool:
 
     def put(self, call: Call, released: bool = False) -> None:
         """Queue a call. Never waits for work to end."""
+        worker = here.slot
+        if released and isinstance(worker, Worker) and worker.inherits(self, call):
+            return
         with self._lock:
             (self._released if released else self._fresh).append(call)
             if not self._free:
@@ -97,6 +100,11 @@ class Pool:
         else:
             worker.call = call
             worker.wake.release()
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether threads that were blocked wait for a slot: they go before everything else."""
+        return bool(self._turns)
 
     def next_for(self, worker: Worker) -> Call | None:
         """The next call for a worker that has finished one; None: its slot is gone, and it is idle or must end."""
@@ -157,6 +165,8 @@ class Worker(threading.Thread):
         self.holds_slot = True
         self.written_off = False
         self._pool = pool
+        self._reporting = False
+        self._heir: Call | None = None
 
     def run(self) -> None:
         here.slot = self
@@ -164,10 +174,23 @@ class Worker(threading.Thread):
         while call is not None:
             self.call = None
             call.worker = self
-            call.perform()
+            outcome = call.execute()
+            self._reporting = True
+            call.report(outcome)
+            self._reporting = False
             if self.written_off:
                 return
-            call = self._pool.next_for(self) or self._rest()
+            heir, self._heir = self._heir, None
+            call = heir or self._pool.next_for(self) or self._rest()
+
+    def inherits(self, pool: Pool, call: Call) -> bool:
+        """Take over a call that the end of this worker's body has released, without a change of threads."""
+        if pool is not self._pool or not self._reporting or self._heir is not None or self.written_off:
+            return False
+        if pool.has_turns or not call.needs_thread:
+            return False
+        self._heir = call
+        return True
 
     def _rest(self) -> Call | None:
         """Wait for the next call; None: it is time to end."""
@@ -180,6 +203,10 @@ class Worker(threading.Thread):
 
     def release(self) -> None:
         """The body on this thread waits: its slot is somebody else's for as long."""
+        heir, self._heir = self._heir, None
+        if heir is not None:
+            self._reporting = False  # what waits here now waits inside a callback: let others take the rest
+            self._pool.put(heir, released=True)
         self._pool.take_slot_from(self)
 
     def acquire(self) -> None:
