@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from penstock import concurrency as _concurrency_module
 from penstock import runtime
 from penstock.annotations import allow_failure, opaque, quote, unmapped
+from penstock.concurrency import concurrency, rate_limit  # the attribute is the function, not the module
 from penstock.context import tags
 from penstock.flows import Flow, flow
 from penstock.futures import Future, FutureList, as_completed, wait

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
 from penstock import settings
 from penstock._core import graph
@@ -16,7 +17,8 @@ from penstock._engine import capture, drive, interrupt, signals, waiting
 from penstock._engine.context import current_run, current_tags
 from penstock._engine.engine import Engine
 from penstock._engine.recorder import Recorder, recorder_for
-from penstock.store.sqlite import SQLiteStore
+from penstock.states import MISSING, State, StateDetails, StateType
+from penstock.store.sqlite import SQLiteReader, SQLiteStore
 from penstock.task_runners.threads import ThreadPoolTaskRunner
 from penstock.words import two_words
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from penstock._engine.run import Run
     from penstock.definitions import Definition
     from penstock.futures import Future, FutureList
-    from penstock.states import State
     from penstock.task_runners.base import TaskRunner
 
 recorder_override: ContextVar[Recorder | None] = ContextVar("penstock_recorder", default=None)
@@ -139,3 +140,26 @@ def final_states(futures: FutureList[Any]) -> list[State[Any]]:
 
 def find_waits(wait_for: Any) -> Sequence[Link]:
     return () if wait_for is None else graph.find_waits(wait_for)
+
+
+def find_live(run_id: UUID) -> Run | None:
+    """The run with this id, if it is going on in this process."""
+    ahead: list[Any] = list(interrupt.roots)
+    while ahead:
+        run = ahead.pop()
+        if run.id == run_id.int:
+            return cast("Run", run)
+        ahead.extend(run.living_children())
+    return None
+
+
+def recorded_state(run_id: UUID) -> State[Any]:
+    """The state of a run that has ended, from the record; raises `LookupError` if there is none."""
+    recorder = process_recorder()
+    recorder.barrier()
+    row = SQLiteReader(settings.home()).get(run_id.hex)
+    if row is None or row.ended is None:
+        raise LookupError(f"no run with id {run_id} is going on in this process, and none has ended")
+    kind = StateType(row.status)
+    details = StateDetails(run_id, None) if row.kind == "flow" else StateDetails(None, run_id)
+    return State(kind, name=row.state_name, message=row.message, data=MISSING, state_details=details)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from uuid import UUID
 
 from penstock import calls, generators, maps
 from penstock._core.binding import check_name_option
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from penstock._engine.engine import Engine
     from penstock._engine.plan import Plan
     from penstock._engine.run import Run
+    from penstock.states import State
 
-__all__ = ["Flow", "flow"]
+__all__ = ["Flow", "cancel_run", "flow"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -228,3 +230,16 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
     if fn is None:
         return lambda function: Flow(function, **options)
     return Flow(fn, **options)
+
+
+def cancel_run(run_id: UUID | str) -> State[Any]:
+    """Ask for a run to be cancelled: no new task of it starts, what it started ends first.
+
+    Returns the run's state after asking: a request is no fact, so it may still be CANCELLING; that of a run which
+    has ended is returned unchanged. Raises `LookupError` if no run of this process has that id. Does not block.
+    """
+    run = calls.find_live(UUID(str(run_id)))
+    if run is not None:
+        run.cancel()
+        return run.state()
+    return calls.recorded_state(UUID(str(run_id)))

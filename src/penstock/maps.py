@@ -233,6 +233,9 @@ class Expanding(_Event):
             raise self.error
         return self._futures
 
+    def living_children(self) -> list[Any]:
+        return []
+
     # --- as an upstream -------------------------------------------------------------------------------------------
 
     def _first_bad(self) -> Any:

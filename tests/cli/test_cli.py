@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -113,15 +113,12 @@ def test_ls_lists_root_runs_latest_first(store: SQLiteStore) -> None:
     store.write(batch(other._replace(state_name="Completed", status="COMPLETED")))
     result = penstock("ls")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == textwrap.dedent(
-        """\
-        ID        RUN              STATE      STARTED              DURATION      TASKS
-        01a30000  load-9           Completed  2023-11-15 12:01:00  3 min 20 s    -
-        01a20000  etl/brave-otter  Failed     2023-11-15 12:00:00  4.2 s         4 (1 Failed, 1 UpstreamFailed)
-        """
-    ).replace("DURATION      ", "DURATION    ").replace("s    -", "s  -").replace(
-        "4.2 s         ", "4.2 s       "
-    )
+    tasks = "4 (1 Failed, 1 UpstreamFailed)"
+    assert result.stdout.splitlines() == [
+        "ID        RUN              STATE      STARTED              DURATION    TASKS",
+        "01a30000  load-9           Completed  2023-11-15 12:01:00  3 min 20 s  -",
+        f"01a20000  etl/brave-otter  Failed     2023-11-15 12:00:00  4.2 s       {tasks}",
+    ]
 
 
 def test_ls_shows_ids_long_enough_to_be_typed(store: SQLiteStore) -> None:
@@ -209,7 +206,7 @@ def test_show(store: SQLiteStore) -> None:
           12:00:00.250 INFO     etl/brave-otter  begin
           12:00:03.500 WARNING  load-0  two\\nlines \\x1b[2J
         """
-    ).replace("Errors\n  etl", "Errors\n  etl")
+    )
 
 
 @pytest.mark.parametrize("name", ["01a2", FLOW.id, "01A20000-0000", "brave-otter", "@last"])
@@ -222,7 +219,7 @@ def test_show_of_a_task_run_names_its_parent(store: SQLiteStore) -> None:
     store.write(ETL)
     output = penstock("show", EXTRACT.id).stdout
     assert output.startswith("extract-0: Completed\n")
-    assert f"  parent      {FLOW.id}\n" in output
+    assert f"  parent    {FLOW.id}\n" in output
     assert "page-0" in output and "load-0" not in output
 
 
@@ -346,16 +343,18 @@ def test_a_traceback_without_own_code_gives_its_last_line() -> None:
 # The installed command.
 
 
-def installed(*arguments: str, **environment: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+def installed(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("penstock")), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, encoding=encoding, env=environment)
 
 
 def test_the_installed_command(store: SQLiteStore) -> None:
     store.write(ETL._replace(runs=[FLOW._replace(run_name="lädt-🚰")]))
-    listed = installed("ls", PYTHONIOENCODING="ascii")
+    listed = installed("ls", PYTHONIOENCODING="latin-1")
     assert (listed.returncode, listed.stderr) == (0, "")
-    assert "etl/l\\xe4dt-\\U0001f6b0" in listed.stdout
+    assert "etl/l\xe4dt-\\U0001f6b0" in listed.stdout
     assert installed("show", "nobody").returncode == 3
     assert installed("bogus").returncode == 2
 
@@ -367,6 +366,6 @@ def test_the_command_prints_its_version() -> None:
 
 
 def test_the_command_loads_only_what_it_needs() -> None:
-    code = "import sys, penstock.cli; print(*sorted({'asyncio', 'pydantic', 'rich', 'sqlite3'} & set(sys.modules)))"
+    code = "import sys, penstock.cli; print(*{'asyncio', 'pydantic', 'rich', 'sqlite3'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout == "\n"

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -74,6 +75,20 @@ class TestSystemClock:
         go.set()
         assert done.wait(5)
         assert calls == ["first", "second", "third", "late"]
+
+    def test_equal_moments_keep_the_order_of_request(
+        self, system: SystemClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[int] = []
+        go, done = threading.Event(), threading.Event()
+        monkeypatch.setattr(clocks, "time", SimpleNamespace(monotonic=lambda: 5.0))
+        system.call_later(0, lambda: go.wait(5))
+        for number in range(20):
+            system.call_later(0, lambda number=number: calls.append(number))
+        system.call_later(0, done.set)
+        go.set()
+        assert done.wait(5)
+        assert calls == list(range(20))
 
     def test_an_earlier_timer_wakes_the_thread(self, system: SystemClock) -> None:
         called = threading.Event()
@@ -322,7 +337,12 @@ class TestManualClock:
 
     def test_wait_for_timers(self, manual: ManualClock) -> None:
         called = threading.Event()
-        thread = threading.Thread(target=lambda: manual.call_later(60, called.set))
+
+        def work() -> None:
+            wait_until(lambda: bool(manual._changed._waiters))  # the other thread waits already
+            manual.call_later(60, called.set)
+
+        thread = threading.Thread(target=work)
         thread.start()
         manual.wait_for_timers()
         manual.advance(60)
@@ -331,7 +351,23 @@ class TestManualClock:
         with pytest.raises(TimeoutError, match=r"2 timer\(s\) expected, 0 waiting"):
             manual.wait_for_timers(2, timeout=0.001)
 
-    def test_threads_that_advance_take_turns(self, manual: ManualClock) -> None:
+    def test_a_thread_that_advances_waits_for_its_turn(self, manual: ManualClock) -> None:
+        calls: list[str] = []
+        other = threading.Thread(target=lambda: manual.advance(1))
+
+        def first() -> None:
+            other.start()
+            other.join(0.02)
+            calls.append("first")
+
+        manual.call_later(1, first)
+        manual.call_later(2, lambda: calls.append("second"))
+        manual.advance(1)
+        other.join()
+        assert calls == ["first", "second"]
+        assert manual.monotonic() == 2.0
+
+    def test_threads_that_advance_lose_no_call(self, manual: ManualClock) -> None:
         calls: list[int] = []
         for number in range(400):
             manual.call_later(number, lambda number=number: calls.append(number))

@@ -544,6 +544,35 @@ def test_a_forked_child_records_its_own_and_leaves_the_rest_to_the_parent(tmp_pa
         assert len(reader.runs()) == 3
 
 
+def test_a_fork_in_the_middle_of_writing_does_not_hang_the_child(tmp_path: Path) -> None:
+    recorder = recorder_for(tmp_path, lambda: SQLiteStore(tmp_path))
+    recorder._window = 0
+    busy = threading.Event()
+
+    def keep_busy() -> None:
+        number = 1000
+        while not busy.is_set():
+            recorder.touch(Run(run_row(number)))
+            number += 1
+
+    thread = threading.Thread(target=keep_busy)
+    thread.start()
+
+    def record_in_child() -> None:
+        recorder.touch(Run(run_row(number)))
+        assert recorder.barrier(patience=10)
+        close_recorders()
+
+    for number in range(10):
+        assert in_child(record_in_child) == 0
+    busy.set()
+    thread.join()
+    assert recorder.barrier()
+    close_recorders()
+    with closing(SQLiteReader(tmp_path)) as reader:
+        assert None not in [reader.get(run_row(number).id) for number in range(10)]
+
+
 SCRIPT = """
     import sys
     from penstock._engine.recorder import recorder_for

@@ -77,8 +77,6 @@ class Policy(Protocol):
     def retries(self) -> int: ...
     @property
     def cached(self) -> bool: ...
-    @property
-    def limited(self) -> bool: ...
 
 
 class Facts(Protocol):
@@ -87,6 +85,7 @@ class Facts(Protocol):
     status: Status
     reason: Reason
     attempt: int
+    limited: bool  # a limit applies to the run: it must stand in line before each attempt
     retryable: bool
     cancel_asked: bool
 
@@ -113,7 +112,7 @@ def is_cached(run: Facts, policy: Policy) -> bool:
 
 
 def is_limited(run: Facts, policy: Policy) -> bool:
-    return policy.limited
+    return run.limited
 
 
 def not_yet_asked(run: Facts, policy: Policy) -> bool:

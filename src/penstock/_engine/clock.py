@@ -142,7 +142,6 @@ class SystemClock:
                 callback, pause = self._next_due()
             if callback is not None:
                 _call(callback)
-                del callback  # whatever it holds on to must not stay alive until the next timer
                 continue
             try:
                 bell.get(timeout=pause)
@@ -223,6 +222,13 @@ _current: Clock = SystemClock()
 def get() -> Clock:
     """Return the clock that this process goes by."""
     return _current
+
+
+def stop_timers() -> None:
+    """Forget all timers of the current clock and end its thread, if it has one."""
+    stop = getattr(_current, "stop", None)
+    if stop is not None:
+        stop()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from penstock._core.binding import render_name, short_parameters
 from penstock._core.machine import Command, Event, step
 from penstock._core.outcome import Outcome
 from penstock._engine import clock as clocks
-from penstock._engine import drive, interrupt, loop
+from penstock._engine import drive, interrupt, limits, loop
 from penstock._engine.attempt import Call, run_body, run_body_async, timeout_error
 from penstock._engine.context import current_tags
 from penstock._engine.ids import id_block
@@ -139,6 +139,8 @@ class Engine:
         if plan.run_name is not None and run.custom_name is None:
             run.custom_name = self._render_name(run)
         run.shown = short_parameters(run.parameters)
+        if run.tags:
+            run.limited = bool(limits.shared.tag_slots(run.tags)) and plan.kind == "task"
         run.ready = self.now()
 
     def _render_name(self, run: Run) -> str:
@@ -264,8 +266,19 @@ class Engine:
         children = run.living_children()
         _cancel_all(children if everything else [child for child in children if not child.has_started])
 
+    # --- limits -----------------------------------------------------------------------------------------------
+
     def acquire_limits(self, run: Run, granted: Callable[[], object]) -> None:
-        granted()
+        """Have `granted` called when the limits named by the run's tags let it pass."""
+        request = limits.Request(limits.shared, limits.shared.tag_slots(run.tags), 1, granted, run.label)
+        run.lease = request
+        if request.submit():
+            granted()
+
+    def release_limits(self, run: Run) -> None:
+        if run.lease is not None:
+            lease, run.lease = run.lease, None
+            lease.release()
 
     # --- the end ----------------------------------------------------------------------------------------------
 

@@ -37,6 +37,8 @@ def lifecycle(run: Run) -> Life:
     while command not in _OVER:
         if command is ATTEMPT:
             outcome = yield Call(run)
+            if run.lease is not None:
+                run.engine.release_limits(run)
             if outcome is None:
                 break
             if ending.leaves_something(run, outcome):
@@ -50,6 +52,8 @@ def lifecycle(run: Run) -> Life:
             command = yield from _acquire(run)
         else:
             command = run.advance(MISS)
+    if run.lease is not None:
+        run.engine.release_limits(run)
     hooks = ending.seal(run)
     if hooks:
         yield from ending.fire(run, hooks)

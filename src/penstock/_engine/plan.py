@@ -32,14 +32,12 @@ class Plan:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     retries: int = 0  # the machine's view of the policy: plain fields, because it reads them at every step
     cached: bool = False
-    limited: bool = False
     condition: Hook | None = None
     timeout: float | None = None
     hooks: Mapping[str, Sequence[Hook]] = field(default_factory=dict)
     log_prints: bool = False
     run_name: Any = None  # template, callable or None
     tags: frozenset[str] = frozenset()
-    limits: tuple[str, ...] = ()
     version: str | None = None
     forgives: bool = False  # flows: failures nobody looked at are warnings
     check: Callable[[dict[str, Any]], dict[str, Any]] | None = None  # flows: validates resolved parameters

@@ -156,6 +156,7 @@ class Recorder:
         self._backlog = Backlog()
         self._young: list[tuple[int, Recordable]] = []  # taken from the queue, and not yet written
         self._round = 0
+        self._paused = False
         self._live: dict[str, RunRow] = {}  # stored runs that have not ended
         self._generation = 0
         self._commits = 0
@@ -384,8 +385,18 @@ class Recorder:
         self._backlog.dropped += self._backlog.size
         self._report_dropped()
 
-    def _after_fork(self) -> None:
-        """In a child process: the thread is not there, and what was waiting is the parent's to write."""
+    # Around a fork.
+
+    def _pause(self) -> None:
+        """Keep the thread from writing: a child would inherit the locks that SQLite holds meanwhile, locked."""
+        self._paused = self._writing.acquire(timeout=PATIENCE)
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._writing.release()
+
+    def _start_in_child(self) -> None:
+        """The thread is not there, and what was waiting is the parent's to write."""
         for item in self._queue:
             if not isinstance(item, LogRow | _Marker):
                 item.dirty = False
@@ -430,12 +441,24 @@ def close_recorders(timeout: float = EXIT_PATIENCE) -> None:
         recorder.close(timeout)
 
 
+def _before_fork() -> None:
+    for recorder in list(_recorders.values()):
+        recorder._pause()
+
+
+def _after_fork_in_parent() -> None:
+    for recorder in list(_recorders.values()):
+        recorder._resume()
+
+
 def _after_fork_in_child() -> None:
     global _opening
     _opening = threading.Lock()
     for recorder in _recorders.values():
-        recorder._after_fork()
+        recorder._start_in_child()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from penstock._core.graph import Inputs, Link
     from penstock._engine.attempt import Call
     from penstock._engine.engine import Engine
+    from penstock._engine.limits import Request as Lease
     from penstock._engine.plan import Plan
     from penstock.futures import Gate, Promise
 
@@ -95,7 +96,9 @@ class Run:
         "id",
         "index",
         "inputs",
+        "lease",
         "lifecycle",
+        "limited",
         "links",
         "lock",
         "looked",
@@ -144,6 +147,7 @@ class Run:
         self.status = _PENDING
         self.reason = _NO_REASON
         self.attempt = 0
+        self.limited = False
         self.retryable = True
         self.cancel_asked = False
         # What came out.
@@ -168,6 +172,7 @@ class Run:
         self.driver: Driver | None = None
         self.pending: Any = None
         self.call: Call | None = None
+        self.lease: Lease | None = None  # its place within the limits that its tags name
         # For the record.
         self.custom_name: str | None = None
         self.shown: str | None = None  # the parameters' short representation; they themselves are let go

@@ -134,15 +134,13 @@ def _in_tree_order(record: _Record) -> Iterator[tuple[RunRow, int]]:
 
 def _failures(record: _Record) -> str:
     """The errors where they began: of the runs that these blocked, the table tells enough."""
-    rows = {row.id: row for row in (record.run, *record.below) if row.state_name != "UpstreamFailed"}
-    ends: list[AttemptRow | RunRow] = [end for end in record.attempts if end.run_id in rows]
-    ends += [row for row in rows.values() if not row.attempts]  # refused or cancelled before they could start
-    lines = [line for end in ends for line in _failure(rows[_run_id(end)], end)]
+    ends: dict[str, list[AttemptRow | RunRow]] = {}
+    for attempt in record.attempts:
+        ends.setdefault(attempt.run_id, []).append(attempt)
+    rows = [row for row in (record.run, *record.below) if row.state_name != "UpstreamFailed"]
+    # A run without attempts was refused or cancelled before it could start.
+    lines = [line for row in rows for end in ends.get(row.id, [row]) for line in _failure(row, end)]
     return "\n".join(["Errors", *lines]) if lines else ""
-
-
-def _run_id(end: AttemptRow | RunRow) -> str:
-    return end.id if isinstance(end, RunRow) else end.run_id
 
 
 def _failure(run: RunRow, end: AttemptRow | RunRow) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import Future as StandardFuture
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -62,6 +63,18 @@ class _Here(threading.local):
 
 
 here = _Here()
+
+_sharing: list[Callable[[], None]] = []
+
+
+def at_shutdown(close: Callable[[], None]) -> None:
+    """Have `close` called when the workers that runners share between flow runs are to be ended."""
+    _sharing.append(close)
+
+
+def close_shared_workers() -> None:
+    for close in _sharing:
+        close()
 
 
 @dataclass(frozen=True, slots=True)

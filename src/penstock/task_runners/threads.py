@@ -7,7 +7,7 @@ from concurrent.futures import Future as StandardFuture
 from typing import Any, Self
 
 from penstock import settings
-from penstock.task_runners.base import Call, TaskRunner
+from penstock.task_runners.base import Call, TaskRunner, at_shutdown
 from penstock.task_runners.pool import Pool
 
 
@@ -72,6 +72,7 @@ def shared_pool() -> Pool:
         return _shared
 
 
+@at_shutdown
 def close_shared_pool() -> None:
     """End the shared pool's idle threads; the next flow run gets a new pool."""
     global _shared

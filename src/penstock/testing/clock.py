@@ -46,7 +46,7 @@ class ManualClock:
         """Have `advance` call `callback` when it gets to that moment; never called from here."""
         timer = _ManualTimer(self, callback)
         with self._changed:
-            heappush(self._heap, (self._elapsed + max(seconds, 0.0), next(self._numbers), timer))
+            heappush(self._heap, (self._elapsed + seconds, next(self._numbers), timer))
             self._changed.notify_all()
         return timer
 
