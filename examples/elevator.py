@@ -21,7 +21,8 @@ def elevator():
     floors = []
 
     for floor in range(10, 0, -1):
-        floors.append(stop_at_floor.submit(floor))
+        future = stop_at_floor.submit(floor)
+        floors.append(future)
 
     wait(floors)  # wait for the sequence of futures to complete
 

@@ -6,11 +6,12 @@ worked out from it once per engine, as a `Plan`.
 
 from __future__ import annotations
 
-import copy
 import functools
+import importlib
 import inspect
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from penstock._core.binding import Binder
 from penstock._core.policy import (
@@ -62,7 +63,7 @@ class Definition:
         """Check the options and keep them as attributes."""
         self.name: str = self._checked_name(options.get("name"))
         self.description: str | None = options.get("description") or inspect.getdoc(self.fn)
-        self.version: str | None = options.get("version")
+        self._version: str | None = options.get("version")
         self.retries: int | None = options.get("retries")
         self.retry_delay_seconds: Any = options.get("retry_delay_seconds")
         self.timeout_seconds = check_timeout(options.get("timeout_seconds"))
@@ -82,6 +83,18 @@ class Definition:
 
     def _retry_policy(self, retries: int, delay: Any) -> RetryPolicy:
         return retry_policy(retries, delay)
+
+    @property
+    def version(self) -> str | None:
+        return self._version
+
+    @property
+    def source_code(self) -> str | None:
+        """The text of the function; None where there is none to be had."""
+        try:
+            return inspect.getsource(self.fn)
+        except (OSError, TypeError):
+            return None
 
     @property
     def isasync(self) -> bool:
@@ -112,7 +125,8 @@ class Definition:
         return self._bind_to(instance)
 
     def _bind_to(self, instance: Any) -> Self:
-        view = copy.copy(self)
+        view = object.__new__(type(self))  # not copy.copy: that goes by __reduce__, which may give a reference
+        view.__dict__.update(self.__dict__)
         view._bound = instance
         return view
 
@@ -230,27 +244,50 @@ class Definition:
         return engine.logs_prints
 
     def __reduce__(self) -> Any:
-        """By reference if the module attribute is this very definition; by its function and options if not."""
+        """By reference if a module attribute leads to this definition or its function, else by value."""
         if self._bound is not NotSet:
-            return getattr, (self._bound, self.__name__)
-        if _importable(self):
-            return self.__qualname__
-        return _rebuild, (type(self), self.fn, self._method_kind, self._options, self._hooks)
+            return _bound_again, (self._bound, self.__name__)
+        named = _lookup(self.__module__, self.__qualname__)
+        if named is self:
+            return _lookup, (self.__module__, self.__qualname__)
+        beside = isinstance(named, Definition) and named.fn is self.fn
+        fn = _FunctionOf(self.__module__, self.__qualname__) if beside else self.fn
+        return _rebuild, (type(self), fn, self._method_kind, self._options, self._hooks)
+
+
+class _FunctionOf(NamedTuple):
+    """A function that pickle cannot find by its name, because its definition has that name."""
+
+    module: str
+    qualname: str
 
 
 def _rebuild(cls: type[Definition], fn: Any, method_kind: Any, options: Any, hooks: Any) -> Definition:
+    if isinstance(fn, _FunctionOf):
+        fn = _lookup(*fn).fn
     return cls(fn if method_kind is None else method_kind(fn), **{**options, **hooks})  # type: ignore[call-arg]
 
 
-def _importable(definition: Definition) -> bool:
-    import sys
+def _bound_again(instance: Any, name: str) -> Any:
+    return getattr(instance, name)
 
-    found: Any = sys.modules.get(definition.__module__)
-    if definition.__module__ == "__main__":
-        return False
-    for part in definition.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is definition
+
+def _lookup(module: str, qualname: str) -> Any:
+    """What a module has under this name, not bound to anything; None if nothing, or if it is only known here."""
+    if module == "__main__":
+        return None
+    found: Any = sys.modules.get(module)
+    if found is None:
+        try:
+            found = importlib.import_module(module)
+        except Exception:
+            return None
+    for part in qualname.split("."):
+        try:
+            found = inspect.getattr_static(found, part)
+        except AttributeError:
+            return None
+    return found.__func__ if isinstance(found, staticmethod | classmethod) else found
 
 
 def _function_name(fn: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from uuid import UUID
@@ -72,7 +74,8 @@ class Flow(Definition, Generic[P, R]):
         self.flow_run_name = options.get("flow_run_name") or None
         check_name_option(self.flow_run_name, "flow_run_name")
         self.task_runner = _checked_runner(options.get("task_runner"))
-        self.should_validate_parameters = bool(options.get("validate_parameters", True))
+        validate = options.get("validate_parameters")
+        self.should_validate_parameters = True if validate is None else bool(validate)
         self.on_unobserved_failure: str | None = options.get("on_unobserved_failure")
         if self.on_unobserved_failure not in (None, "fail", "warn"):
             raise ValueError(
@@ -105,6 +108,11 @@ class Flow(Definition, Generic[P, R]):
         return plan
 
     @property
+    def version(self) -> str | None:
+        """The version that was given, else a hash of the file that the function is in; None if there is none."""
+        return self._version or _file_version(getattr(getattr(self.fn, "__code__", None), "co_filename", ""))
+
+    @property
     def _checker(self) -> ParameterChecker:
         original = self._original
         if original._parameter_checker is None:
@@ -134,7 +142,7 @@ class Flow(Definition, Generic[P, R]):
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The parameters in a form that JSON can hold; a value that has none becomes its short representation."""
-        return self._checker.serialize(parameters)
+        return {name: _jsonable(value) for name, value in parameters.items()}
 
     # --- calling ----------------------------------------------------------------------------------------------
 
@@ -181,6 +189,24 @@ class Flow(Definition, Generic[P, R]):
         parent = calls.submitting_run(f"{self.name}.map")
         futures = maps.submit_all(self, parent, self._with_self(args), kwargs, calls.find_waits(wait_for))
         return calls.final_states(futures) if return_state else futures
+
+
+def _jsonable(value: Any) -> Any:
+    from pydantic_core import to_jsonable_python  # only here: loading it costs more than the rest of the library
+
+    try:
+        return to_jsonable_python(value)
+    except Exception:
+        return short(value)
+
+
+@functools.cache
+def _file_version(path: str) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            return f"{zlib.crc32(file.read()):08x}"
+    except OSError:
+        return None
 
 
 def _checked_runner(runner: Any) -> TaskRunner:

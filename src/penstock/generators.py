@@ -23,17 +23,13 @@ def iterate(make_run: Callable[[], Run], return_state: bool, is_async: bool) -> 
 def _iterate(make_run: Callable[[], Run]) -> Generator[Any, Any, Any]:
     run = make_run()
     driver = drive.Blocking()
-    life = driver.begin(run)
-    value: Any = None
-    while True:
-        try:
-            request = life.send(value)
-        except StopIteration:
-            break
+    request = driver.begin(run)
+    while request is not None:
         if type(request) is Call:
-            value = yield from _body(request)
+            answer = yield from _body(request)
         else:
-            value = driver.carry_out(run, request)
+            answer = driver.carry_out(run, request)
+        request = driver.go_on(run, answer)
     if driver.escaped is not None:
         raise driver.escaped
     return run.outcome(True)
@@ -57,23 +53,16 @@ def _body(call: Call) -> Generator[Any, Any, Any]:
 
 
 async def _iterate_async(make_run: Callable[[], Run]) -> AsyncGenerator[Any, Any]:
+    # An asynchronous generator cannot delegate to another one, so the body's loop stands here.
     run = make_run()
     driver = drive.Awaiting()
-    life = driver.begin(run)
-    value: Any = None
-    while True:
-        try:
-            request = life.send(value)
-        except StopIteration:
-            break
+    request = driver.begin(run)
+    while request is not None:
         if type(request) is not Call:
-            value = await driver.carry_out(run, request)
+            request = driver.go_on(run, await driver.carry_out(run, request))
             continue
         stepper = Stepper(request)
-        value = None
-        if not request.begin():
-            continue
-        item = await stepper.first_async()
+        item = await stepper.first_async() if request.begin() else stepper.skip()
         while not stepper.over:
             try:
                 sent = yield item
@@ -83,7 +72,7 @@ async def _iterate_async(make_run: Callable[[], Run]) -> AsyncGenerator[Any, Any
                 item = await stepper.step_async("athrow", thrown)
             else:
                 item = await stepper.step_async("asend", sent)
-        value = stepper.outcome()
+        request = driver.go_on(run, stepper.outcome())
     if driver.escaped is not None:
         raise driver.escaped
     run.outcome(True)

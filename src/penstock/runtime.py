@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -80,6 +81,8 @@ def _cast(text: str, value: Any) -> Any:
         return type(value)(text)
     if isinstance(value, datetime):
         return datetime.fromisoformat(text)
+    if isinstance(value, dict):
+        return json.loads(text)
     if isinstance(value, list):
         return [part.strip() for part in text.split(",") if part.strip()]
     return text

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from penstock import calls, generators, maps
 from penstock._core import mapping
-from penstock._core.binding import check_name_option, check_reserved
+from penstock._core.binding import Binder, check_name_option, check_reserved
 from penstock._core.policy import NotSet, RetryPolicy, check_tags, exponential_backoff, retry_policy
 from penstock.definitions import Definition
 from penstock.futures import Future
@@ -172,7 +172,7 @@ def _parameter_names(fn: Any) -> tuple[str, ...]:
     """The names of the parameters, without the cost of `inspect` where the code object tells."""
     code = getattr(fn, "__code__", None)
     if code is None:
-        return ()
+        return tuple(Binder(fn).names)
     return tuple(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
 
 

@@ -3,70 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import sqlite3
-import subprocess
-import sys
-import textwrap
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Iterator
 from time import monotonic
 
 import pytest
+from recorder_doubles import Run, Store, wait_until, warnings
 
 from penstock._engine import recorder as recorder_module
-from penstock._engine.recorder import Backlog, Recorder, close_recorders, recorder_for
+from penstock._engine.recorder import Backlog, Recorder
 from penstock.exceptions import StoreUnavailable
-from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, RunRow, StoreLocked
-from penstock.store.memory import MemoryStore
-from penstock.store.sqlite import SQLiteReader, SQLiteStore
+from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, StoreLocked
 from penstock.testing.store_suite import batch, child_row, run_row
-
-
-class Run:
-    """A run whose row is set by hand."""
-
-    def __init__(self, row: RunRow) -> None:
-        self.dirty = False
-        self.row = row
-        self.snapshots = 0
-
-    def rows(self, batch: Batch) -> None:
-        self.snapshots += 1
-        batch.runs.append(self.row)
-
-    def end(self) -> None:
-        self.row = self.row._replace(status="COMPLETED", state_name="Completed", ended=9.0)
-
-
-class Store(MemoryStore):
-    """A memory store that remembers batches and can be made to fail, to wait, and to begin afresh."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.batches: list[Batch] = []
-        self.error: Exception | None = None
-        self.may_write = threading.Event()
-        self.may_write.set()
-        self.offers = 0
-        self.closed = False
-
-    def write(self, batch: Batch, *, patience: float = 1.0) -> None:
-        self.offers += 1
-        assert self.may_write.wait(10)
-        if self.error is not None:
-            raise self.error
-        self.batches.append(batch)
-        super().write(batch)
-
-    def close(self) -> None:
-        self.closed = True
-
-    def begin_afresh(self) -> None:
-        self.__dict__.update(Store().__dict__, generation=self.generation + 1)
 
 
 @pytest.fixture
@@ -85,19 +33,6 @@ def recorder(store: Store) -> Iterator[Recorder]:
 
 def runs(count: int, **changes: object) -> list[Run]:
     return [Run(run_row(number, **changes)) for number in range(1, count + 1)]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = monotonic() + 5
-    while not condition():
-        assert monotonic() < deadline
-        threading.Event().wait(0.001)
-
-
-def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 # What arrives.
@@ -127,6 +62,22 @@ def test_a_short_run_is_one_row(store: Store) -> None:
     recorder.close()
     assert [written.runs for written in store.batches] == [[run.row]]
     assert run.snapshots == 1
+
+
+def test_a_barrier_does_not_wait_for_work_to_gather(store: Store) -> None:
+    recorder = Recorder(lambda: store, window=60)
+    for number in range(1, 6):
+        recorder.touch(Run(run_row(number)))
+        assert recorder.barrier(patience=5)
+        wait_until(lambda: recorder._asleep)
+    recorder.close()
+    assert len(store.batches) == 5
+
+
+def test_what_is_touched_while_the_writer_falls_asleep_wakes_it(recorder: Recorder) -> None:
+    recorder._queue.append(Run(run_row(1)))  # touched before `_asleep` was set: without ringing
+    recorder._sleep()
+    assert not recorder._asleep
 
 
 def test_a_run_that_changes_again_is_written_again(recorder: Recorder, store: Store) -> None:
@@ -265,15 +216,44 @@ def test_closing_without_a_thread_writes_too(store: Store, monkeypatch: pytest.M
     assert store.runs() == [run_row(1)]
 
 
+# Runs that wait to start.
+
+
+def test_a_run_that_waits_is_written_when_somebody_waits_for_it(recorder: Recorder, store: Store) -> None:
+    run = Run(run_row(1))
+    run.unstarted = True
+    recorder.touch(run)
+    assert recorder.barrier()
+    assert store.runs() == [run_row(1)]
+
+
+def test_a_run_that_waits_long_is_written_too(recorder: Recorder, store: Store) -> None:
+    run = Run(run_row(1))
+    run.unstarted = True
+    recorder.touch(run)
+    wait_until(lambda: store.runs() == [run_row(1)])
+    assert not run.dirty
+
+
+def test_a_run_that_starts_soon_is_written_once(store: Store) -> None:
+    recorder = Recorder(lambda: store, window=0)
+    store.may_write.clear()
+    recorder.touch(Run(run_row(9)))
+    wait_until(lambda: store.offers == 1)
+    run = Run(run_row(1))
+    run.unstarted = True
+    recorder.touch(run)
+    run.unstarted = False
+    run.end()
+    recorder.touch(run)
+    store.may_write.set()
+    assert recorder.barrier()
+    recorder.close()
+    assert run.snapshots == 1
+    assert store.get(run.row.id) == run.row
+
+
 # A store that fails.
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [
-        record.getMessage()
-        for record in caplog.records
-        if record.name == "penstock.store" and record.levelno >= logging.WARNING
-    ]
 
 
 def test_a_failing_store_is_reported_once_and_caught_up_with(
@@ -446,6 +426,23 @@ def test_a_fresh_store_never_gets_an_older_version_last(recorder: Recorder, stor
     assert store.get(flow.row.id) == flow.row
 
 
+def test_a_fresh_store_gets_the_version_that_is_waiting(
+    recorder: Recorder, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "CHUNK", 1)
+    flow = Run(run_row(1, kind="flow"))
+    recorder.touch(flow)
+    assert recorder.barrier()
+    store.error = StoreUnavailable("gone")
+    recorder.touch(Run(run_row(2)))
+    flow.end()
+    recorder.touch(flow)
+    assert not recorder.barrier()
+    store.begin_afresh()
+    assert recorder.barrier()
+    assert store.get(flow.row.id) == flow.row
+
+
 # The backlog.
 
 
@@ -488,198 +485,3 @@ def test_a_backlog_of_live_runs_drops_log_lines() -> None:
     backlog.trim(4)
     assert backlog.first(10) == batch(run_row(1), *lines[-3:])
     assert backlog.dropped == 7
-
-
-# One recorder per process and store.
-
-
-def test_there_is_one_recorder_per_home(tmp_path: Path) -> None:
-    made: list[Store] = []
-
-    def open_store() -> Store:
-        made.append(Store())
-        return made[-1]
-
-    one, other = recorder_for(tmp_path / "a", open_store), recorder_for(tmp_path / "b", open_store)
-    assert recorder_for(str(tmp_path / "a"), open_store) is one is not other
-    one.touch(Run(run_row(1)))
-    close_recorders()
-    assert len(made) == 1 and made[0].runs() == [run_row(1)]
-    assert recorder_for(tmp_path / "a", open_store) is not one
-    close_recorders()
-
-
-def in_child(action: Callable[[], None]) -> int:
-    child = os.fork()
-    if child == 0:
-        try:
-            action()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def test_a_forked_child_records_its_own_and_leaves_the_rest_to_the_parent(tmp_path: Path) -> None:
-    recorder = recorder_for(tmp_path, lambda: SQLiteStore(tmp_path))
-    recorder.touch(Run(run_row(1)))
-    assert recorder.barrier()
-    recorder._window = 60  # what is touched now stays in the queue during the fork
-    waiting = Run(run_row(2, status="PENDING"))
-    recorder.touch(waiting)
-
-    def record_in_child() -> None:
-        assert not waiting.dirty
-        recorder.touch(Run(run_row(3)))
-        assert recorder.barrier()
-        with closing(SQLiteReader(tmp_path)) as reader:
-            assert {row.id for row in reader.runs()} == {run_row(1).id, run_row(3).id}
-        close_recorders()
-
-    assert in_child(record_in_child) == 0
-    assert recorder.barrier()
-    close_recorders()
-    with closing(SQLiteReader(tmp_path)) as reader:
-        assert len(reader.runs()) == 3
-
-
-def test_a_fork_in_the_middle_of_writing_does_not_hang_the_child(tmp_path: Path) -> None:
-    recorder = recorder_for(tmp_path, lambda: SQLiteStore(tmp_path))
-    recorder._window = 0
-    busy = threading.Event()
-
-    def keep_busy() -> None:
-        number = 1000
-        while not busy.is_set():
-            recorder.touch(Run(run_row(number)))
-            number += 1
-
-    thread = threading.Thread(target=keep_busy)
-    thread.start()
-
-    def record_in_child() -> None:
-        recorder.touch(Run(run_row(number)))
-        assert recorder.barrier(patience=10)
-        close_recorders()
-
-    for number in range(10):
-        assert in_child(record_in_child) == 0
-    busy.set()
-    thread.join()
-    assert recorder.barrier()
-    close_recorders()
-    with closing(SQLiteReader(tmp_path)) as reader:
-        assert None not in [reader.get(run_row(number).id) for number in range(10)]
-
-
-SCRIPT = """
-    import sys
-    from penstock._engine.recorder import recorder_for
-    from penstock.store.sqlite import SQLiteStore
-    from penstock.testing.store_suite import run_row
-
-    class Run:
-        dirty = False
-        def __init__(self, row):
-            self.row = row
-        def rows(self, batch):
-            batch.runs.append(self.row)
-
-    home = sys.argv[1]
-    recorder = recorder_for(home, lambda: SQLiteStore(home))
-    recorder.touch(Run(run_row(1)))
-"""
-
-
-def test_a_process_that_just_ends_has_recorded_everything(tmp_path: Path) -> None:
-    script = python(SCRIPT, tmp_path)
-    assert script.communicate() == ("", "")
-    with closing(SQLiteReader(tmp_path)) as reader:
-        assert reader.runs() == [run_row(1)]
-
-
-def test_a_process_that_ends_while_the_store_is_locked_waits_for_it(tmp_path: Path) -> None:
-    with closing(SQLiteStore(tmp_path)) as store:
-        store.write(batch(run_row(7)))
-    holder = sqlite3.connect(tmp_path / "penstock.db", isolation_level=None)
-    holder.execute("BEGIN EXCLUSIVE")
-    impatient = """
-    from penstock._engine import recorder as module
-    module.LOCK_PATIENCE = 0.2
-    print(recorder.barrier(0.05), flush=True)
-    """
-    script = python(SCRIPT + impatient, tmp_path)
-    assert script.stdout is not None and script.stderr is not None
-    assert script.stdout.readline() == "False\n"  # a flow would go on
-    warning = script.stderr.readline()
-    assert "Cannot record runs" in warning and "database is locked" in warning
-    assert script.poll() is None
-    holder.close()
-    assert script.communicate() == ("", "")
-    assert script.returncode == 0
-    with closing(SQLiteReader(tmp_path)) as reader:
-        assert len(reader.runs()) == 2
-
-
-def test_a_store_deleted_while_a_flow_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    home = tmp_path / "home"
-    recorder = Recorder(lambda: SQLiteStore(home), window=0.001)
-    flow = Run(run_row(1, kind="flow"))
-    recorder.touch(flow)
-    assert recorder.barrier()
-    shutil.rmtree(home)
-    recorder.touch(Run(child_row(2, flow.row)))
-    assert recorder.barrier()
-    recorder.close()
-    assert warnings(caplog) == []
-    with closing(SQLiteReader(home)) as reader:
-        assert reader.runs() == [flow.row]
-        assert reader.children(flow.row.id) == [child_row(2, flow.row)]
-
-
-WRITER = (
-    SCRIPT
-    + """
-    import threading
-    from penstock.testing.store_suite import child_row
-
-    first, count = int(sys.argv[2]), int(sys.argv[3])
-    flow = run_row(first, kind="flow")
-    recorder.touch(Run(flow))
-
-    def work(start):
-        for number in range(start, start + count):
-            run = Run(child_row(number, flow))
-            recorder.touch(run)
-            run.row = run.row._replace(status="COMPLETED", state_name="Completed", ended=1.0)
-            recorder.touch(run)
-
-    threads = [threading.Thread(target=work, args=(first + 1 + n * count,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert recorder.barrier(patience=30)
-"""
-)
-
-
-def test_four_processes_of_eight_threads_and_a_reader_share_a_store(tmp_path: Path) -> None:
-    each = 1600
-    with closing(SQLiteStore(tmp_path)) as store:
-        store.write(batch(run_row(0)))
-    firsts = [1_000_000 * n for n in range(1, 5)]
-    writers = [python(WRITER, tmp_path, first, each) for first in firsts]
-    seen = 0
-    with closing(SQLiteReader(tmp_path)) as reader:
-        while any(writer.poll() is None for writer in writers):
-            found = sum(count.number for first in firsts for count in reader.counts(run_row(first).id))
-            assert found >= seen
-            seen = found
-        assert [writer.communicate()[1] for writer in writers] == [""] * 4
-        for first in firsts:
-            (count,) = reader.counts(run_row(first).id)
-            assert count == ("task", "COMPLETED", "Completed", 8 * each)
-    with closing(sqlite3.connect(tmp_path / "penstock.db")) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import shutil
+import signal
 import sqlite3
 import stat
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,8 +16,10 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from recorder_doubles import in_child, python
 
 from penstock.exceptions import StoreUnavailable
+from penstock.store import filelock
 from penstock.store.base import LogRow, StoreLocked
 from penstock.store.filelock import held
 from penstock.store.sqlite import CHECKPOINT_ROWS, SQLiteReader, SQLiteStore, queries
@@ -42,24 +43,6 @@ def path(tmp_path: Path) -> Path:
 def store(path: Path) -> Iterator[SQLiteStore]:
     with closing(SQLiteStore(path.parent)) as store:
         yield store
-
-
-def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def in_child(action) -> int:
-    """Fork, run `action` in the child, return its exit status: 0 if it did not raise."""
-    child = os.fork()
-    if child == 0:
-        try:
-            action()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 # Files.
@@ -245,6 +228,30 @@ def test_a_log_left_by_a_dead_process_does_not_enter_a_new_store(path: Path, sto
     assert store.runs() == [run_row(2)]
 
 
+def test_the_index_of_a_deleted_store_is_not_shared_with_who_still_has_it_open(
+    path: Path, store: SQLiteStore
+) -> None:
+    other = python(
+        """
+        import sys
+        from penstock.store.sqlite import SQLiteStore
+        from penstock.testing.store_suite import batch, run_row
+        store = SQLiteStore(sys.argv[1])
+        store.write(batch(*(run_row(number) for number in range(100, 400))))
+        print("open", flush=True)
+        sys.stdin.readline()
+        """,
+        path.parent,
+    )
+    assert other.stdout is not None and other.stdout.readline() == "open\n"
+    path.unlink()
+    store.write(batch(run_row(2)))
+    store.write(batch(run_row(3)))
+    assert store.runs() == [run_row(3), run_row(2)]
+    other.communicate("\n")
+    assert store.runs() == [run_row(3), run_row(2)]
+
+
 def test_a_replaced_store_is_used_from_then_on(tmp_path: Path, path: Path, store: SQLiteStore) -> None:
     with closing(SQLiteStore(tmp_path / "other")) as other:
         other.write(batch(run_row(7)))
@@ -323,21 +330,48 @@ def test_a_lock_file_that_was_deleted_and_made_again_excludes(tmp_path: Path) ->
             pass
 
 
-def test_a_fork_does_not_prolong_the_lock(tmp_path: Path) -> None:
+def test_a_lock_on_a_file_deleted_meanwhile_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = str(tmp_path / "lock")
+    flock = fcntl.flock
+
+    def delete_first(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        os.unlink(lock)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", delete_first)
+    with held(lock, 1.0), pytest.raises(StoreLocked), held(lock, 0.0):
+        pass
+
+
+def test_a_copy_of_the_descriptor_does_not_prolong_the_lock(tmp_path: Path) -> None:
     lock = str(tmp_path / "lock")
     with held(lock, 0.0):
-        ready, go = os.pipe(), os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.write(ready[1], b"x")
-            os.read(go[0], 1)
+        copy = os.dup(*filelock._held)
+    with held(lock, 0.0):
+        pass
+    os.close(copy)
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_a_parent_that_dies(tmp_path: Path) -> None:
+    lock = str(tmp_path / "lock")
+    started, go = os.pipe(), os.pipe()
+
+    def die_holding_the_lock() -> None:
+        with held(lock, 0.0):
+            if os.fork() == 0:
+                os.write(started[1], b"x")
+                os.read(go[0], 1)
             os._exit(0)
-        os.read(ready[0], 1)
+
+    assert in_child(die_holding_the_lock) == 0
+    os.read(started[0], 1)
     with held(lock, 0.0):
         pass
     os.write(go[1], b"x")
-    os.waitpid(child, 0)
-    for end in (*ready, *go):
+    for end in (*started, *go):
         os.close(end)
 
 
@@ -345,8 +379,12 @@ def test_a_forked_child_writes_through_a_connection_of_its_own(path: Path, store
     store.write(batch(run_row(1)))
     assert len(store.runs()) == 1
 
+    inherited = store._writer
+    assert inherited is not None
+
     def write_in_child() -> None:
         store.write(batch(run_row(2)))
+        assert inherited.execute("SELECT 1").fetchone() == (1,)  # still open: it is not ours to close
         assert store.generation == 0
         assert len(store.runs()) == 2
         store.close()
@@ -356,6 +394,17 @@ def test_a_forked_child_writes_through_a_connection_of_its_own(path: Path, store
     assert len(store.runs()) == 3
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_forked_child_can_read_although_a_thread_was_reading(store: SQLiteStore) -> None:
+    store.write(batch(run_row(1)))
+
+    def read_in_child() -> None:
+        signal.alarm(5)
+        assert store.runs() == [run_row(1)]
+
+    with store._reading:
+        assert in_child(read_in_child) == 0
 
 
 def test_reading_goes_on_while_another_thread_writes(path: Path, store: SQLiteStore) -> None:
@@ -426,6 +475,11 @@ def test_a_missing_column_value_does_not_spoil_the_batch(store: SQLiteStore) -> 
     found = store.get(odd.id)
     assert found is not None and found.name == "<object>" and found.attempts == "two"
     assert store.get(run_row(2).id) == run_row(2)
+
+
+def test_nul_is_escaped_because_it_hides_text_from_sql(store: SQLiteStore) -> None:
+    store.write(batch(run_row(1, run_name="a\0b")))
+    assert [row.run_name for row in store.runs()] == ["a\\x00b"]
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,14 @@ class Call:
     """One attempt at a run's body, as a runner sees it: to be performed once, and reported on once."""
 
     __slots__ = (
-        *("asyncio_task", "claimed", "ended", "expired", "gate", "left", "outer"),
+        *("asyncio_task", "claimed", "ended", "expired", "gate", "left", "on_worker", "outer"),
         *("run", "stopping", "thread", "timer", "worker"),
     )
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.claimed = False  # somebody has begun to execute it
+        self.on_worker = False  # a runner executes it, not the caller itself
         self.worker: Worker | None = None  # the pool's thread that executes it; None: not a pool's
         self.left: Callable[[], None] | None = None  # called when an asynchronous body gives its slot back
         self.thread: int | None = None  # where a synchronous body is running
@@ -73,6 +74,7 @@ class Call:
 
     def execute(self) -> Outcome | None:
         """Execute the body on this thread and return its outcome; None if the run has been cancelled."""
+        self.on_worker = True
         context = self.run.context
         return context.run(run_body, self) if context is not None and self.begin() else None
 

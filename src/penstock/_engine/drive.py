@@ -50,13 +50,24 @@ class Callback:
 callback = Callback()
 
 
-def _go_on(run: Run, value: Any) -> None:
+def _next_request(run: Run, value: Any) -> Any:
+    """Send an answer to the run's lifecycle; the next request, or None at its end."""
     life = run.lifecycle
     assert life is not None
+    try:
+        return life.send(value)
+    except StopIteration:
+        pass
+    except BaseException as error:
+        ending.collapse(run, error)
+    run.lifecycle = None
+    return None
+
+
+def _go_on(run: Run, value: Any) -> None:
     while True:
-        try:
-            request = life.send(value)
-        except StopIteration:
+        request = _next_request(run, value)
+        if request is None:
             return
         if type(request) is Aside:
             value = request.action()
@@ -83,19 +94,18 @@ class Blocking:
 
     def drive(self, run: Run) -> None:
         """Take the run to its end. Blocks; does not raise."""
-        life = self.begin(run)
-        value: Any = None
-        while True:
-            try:
-                request = life.send(value)
-            except StopIteration:
-                return
-            value = self.carry_out(run, request)
+        request = self.begin(run)
+        while request is not None:
+            request = _next_request(run, self.carry_out(run, request))
 
     def begin(self, run: Run) -> Any:
+        """Start the lifecycle; its first request."""
         run.driver = self
         run.lifecycle = lifecycle(run)
-        return run.lifecycle
+        return _next_request(run, None)
+
+    def go_on(self, run: Run, value: Any) -> Any:
+        return _next_request(run, value)
 
     def carry_out(self, run: Run, request: Any) -> Any:
         if type(request) is Call and request.needs_thread:
@@ -150,19 +160,18 @@ class Awaiting:
 
     async def drive(self, run: Run) -> None:
         """Take the run to its end. Does not raise."""
-        life = self.begin(run)
-        value: Any = None
-        while True:
-            try:
-                request = life.send(value)
-            except StopIteration:
-                return
-            value = await self.carry_out(run, request)
+        request = self.begin(run)
+        while request is not None:
+            request = _next_request(run, await self.carry_out(run, request))
 
     def begin(self, run: Run) -> Any:
+        """Start the lifecycle; its first request."""
         run.driver = self
         run.lifecycle = lifecycle(run)
-        return run.lifecycle
+        return _next_request(run, None)
+
+    def go_on(self, run: Run, value: Any) -> Any:
+        return _next_request(run, value)
 
     async def carry_out(self, run: Run, request: Any) -> Any:
         if type(request) is Call:

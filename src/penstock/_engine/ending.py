@@ -288,7 +288,7 @@ def _seal_badly(run: Run) -> None:
 def hand_over(run: Run) -> None:
     """Record the end. From here on the run keeps its outcome and nothing else: not its arguments, not its inputs."""
     run.parameters = _NO_PARAMETERS
-    run.inputs = run.context = run.call = run.lifecycle = run.driver = None
+    run.inputs = run.context = run.call = run.driver = None
     run.links = ()
     run.engine.recorder.touch(run)
 
@@ -298,6 +298,20 @@ def conclude(run: Run) -> None:
     run.conclude()
     if run.parent is not None:
         run.parent.release(run)
+
+
+def collapse(run: Run, error: BaseException) -> None:
+    """The engine itself has failed with this run: end it anyhow, so that nobody waits for it for ever."""
+    _logger.critical("internal error in %s; please report it", run.label, exc_info=error)
+    run.value = run.public = None
+    run.error = InternalError(f"{run.label}: {type(error).__name__}: {error}")
+    run.error.__cause__ = error
+    with run.lock:
+        run.status = Status.CRASHED  # the only place beside the machine: its rules no longer hold here
+    run.ended = run.engine.now()
+    run.note_failure()
+    hand_over(run)
+    conclude(run)
 
 
 # --- user callbacks ---------------------------------------------------------------------------------------------
@@ -320,7 +334,7 @@ def ask(run: Run, fn: Callable[..., Any], *args: Any) -> Generator[Any, Any, Any
         if result.error is not None:
             raise result.error
         return result.value
-    except Exception:
+    except BaseException:  # SystemExit as well: a callback must not end a worker, or the run that it is about
         name = getattr(fn, "__name__", repr(fn))
         _logger.exception("%s: %s raised an exception, which changes nothing for the run", run.label, name)
         return None

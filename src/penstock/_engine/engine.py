@@ -24,13 +24,13 @@ from penstock._core.outcome import Outcome
 from penstock._engine import clock as clocks
 from penstock._engine import drive, interrupt, limits, loop
 from penstock._engine.attempt import Call, run_body, run_body_async, timeout_error
-from penstock._engine.context import current_tags
+from penstock._engine.context import current_run, current_tags
 from penstock._engine.ids import id_block
 from penstock._engine.plan import Plan
 from penstock._engine.requests import deliver
 from penstock._engine.run import Child, Run
 from penstock._engine.upstream import promise_of, value_of
-from penstock.exceptions import WorkerLost
+from penstock.exceptions import CrashedRun, WorkerLost
 from penstock.futures import Future
 
 if TYPE_CHECKING:
@@ -144,7 +144,11 @@ class Engine:
         run.ready = self.now()
 
     def _render_name(self, run: Run) -> str:
-        return render_name(run.plan.run_name, run.parameters, f"{run.plan.kind}_run_name")
+        token = current_run.set(run)  # a callable may ask `runtime` about the run that it names
+        try:
+            return render_name(run.plan.run_name, run.parameters, f"{run.plan.kind}_run_name")
+        finally:
+            current_run.reset(token)
 
     # --- executing bodies -------------------------------------------------------------------------------------
 
@@ -256,7 +260,7 @@ class Engine:
         if call.expired:
             return Outcome(Event.TIMED_OUT, error=timeout_error(call.run))
         message = f"{call.run.label} did not stop within {grace:g} s; still running in {place}"
-        return Outcome(Event.CRASHED, message=message)
+        return Outcome(Event.CRASHED, error=CrashedRun(message), message=message)
 
     def wind_down(self, run: Run, event: Event) -> None:
         """The body has not returned: what it submitted and has not started never will; see the contract of exits."""

@@ -53,7 +53,7 @@ class Recordable(Protocol):
 
     @property
     def unstarted(self) -> bool:
-        """Whether it is only waiting: then its first row may be a little late, and often it is also its last."""
+        """Whether it only waits: then its first row may be a little late, and often is also its last."""
         ...
 
     def rows(self, batch: Batch) -> None:
@@ -151,7 +151,8 @@ class Recorder:
         self._hurry = False  # somebody waits at a barrier
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self._writing = threading.Lock()  # the thread's all the time, apart from `close`
+        self._writing = threading.Lock()  # held while the queue is emptied and the store is used
+        self._turnstile = threading.Lock()
         self._bell = threading.Event()
         self._backlog = Backlog()
         self._young: list[tuple[int, Recordable]] = []  # taken from the queue, and not yet written
@@ -269,25 +270,27 @@ class Recorder:
 
     def _flush(self) -> bool:
         """Offer everything that is in the queue now to the store; True if it has taken all of it."""
-        with self._writing:
-            waiting = len(self._queue)
+        waiting = len(self._queue)
+        stored = self._flush_chunk(min(waiting, CHUNK))
+        while waiting > CHUNK:
+            waiting -= CHUNK
             stored = self._flush_chunk(min(waiting, CHUNK))
-            while waiting > CHUNK:
-                waiting -= CHUNK
-                stored = self._flush_chunk(min(waiting, CHUNK))
-            return stored
+        return stored
 
     def _flush_chunk(self, count: int) -> bool:
-        batch, markers = self._take(count)
-        self._ripen(batch, everything=bool(markers) or self._closing)
-        stored = self._offer(batch)
+        with self._turnstile:
+            pass  # a fork that waits to happen goes first: locks alone are not fair
+        with self._writing:
+            batch, markers = self._take(count)
+            self._ripen(batch, everything=bool(markers) or self._closing)
+            stored = self._offer(batch)
         for marker in markers:
             marker.settle(stored)
         return stored
 
     def _take(self, count: int) -> tuple[Batch, list[_Marker]]:
         batch, markers = Batch.empty(), []
-        for _ in range(count):
+        for _ in range(min(count, len(self._queue))):
             item = self._queue.popleft()
             if isinstance(item, LogRow):
                 batch.logs.append(item)
@@ -300,7 +303,7 @@ class Recorder:
         return batch, markers
 
     def _ripen(self, batch: Batch, everything: bool) -> None:
-        """Take the runs that have started, or waited for long enough, or all that somebody waits to see stored."""
+        """Take the runs that have started or waited for long enough; all, if somebody waits for them."""
         self._round += 1
         young, self._young = self._young, []
         for born, run in young:
@@ -388,16 +391,21 @@ class Recorder:
     # Around a fork.
 
     def _pause(self) -> None:
-        """Keep the thread from writing: a child would inherit the locks that SQLite holds meanwhile, locked."""
+        """Let no transaction be open during the fork: to the child it would seem never to end.
+
+        Gives up after a while: a writer that only waits for a locked store does no harm.
+        """
+        self._turnstile.acquire()
         self._paused = self._writing.acquire(timeout=PATIENCE)
 
     def _resume(self) -> None:
         if self._paused:
             self._writing.release()
+        self._turnstile.release()
 
     def _start_in_child(self) -> None:
         """The thread is not there, and what was waiting is the parent's to write."""
-        for item in self._queue:
+        for item in (*self._queue, *(run for _, run in self._young)):
             if not isinstance(item, LogRow | _Marker):
                 item.dirty = False
         self._queue.clear()

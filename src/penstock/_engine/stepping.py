@@ -21,6 +21,7 @@ class Stepper:
 
     def __init__(self, call: Call) -> None:
         self.over = False
+        self._skipped = False
         self._call = call
         self._generator: Any = None
         self._value: Any = None
@@ -97,7 +98,13 @@ class Stepper:
         except BaseException as error:
             self._error = error
 
-    def outcome(self) -> Outcome:
-        """What the iteration came to."""
+    def skip(self) -> None:
+        """There is nothing to iterate over: the run was cancelled before it could begin."""
+        self.over = self._skipped = True
+
+    def outcome(self) -> Outcome | None:
+        """What the iteration came to; None if there was none."""
+        if self._skipped:
+            return None
         self._call.end()
         return judge(self._call, self._value, self._error)

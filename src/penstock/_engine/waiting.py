@@ -48,7 +48,7 @@ def _block_on(call: Call, gate: Gate, timeout: float | None, target: Any) -> boo
     refuse_cycle(call.run, target)
     _blocked[call.run] = target
     try:
-        if timeout is None and _help(target):
+        if timeout is None and _help(call, target):
             drain()
         return _suspend(call, gate, timeout)
     finally:
@@ -85,13 +85,14 @@ def stop_if_asked(call: Call | None) -> None:
         raise CancelSignal
 
 
-def _help(target: Any) -> bool:
-    """Execute the run that this worker waits for, if it is ready and nobody has begun: no thread needs to switch.
+def _help(call: Call, target: Any) -> bool:
+    """Execute the run that this body waits for, if it is ready and nobody has begun: no thread needs to switch.
 
-    Only ever the very run that is waited for: a stranger could want a lock that this body holds.
+    Only ever the very run that is waited for: a stranger could want a lock that this body holds. Only inside a
+    runner's worker, which is idle meanwhile: on the flow's own thread it would be one body too many.
     """
     request = getattr(target, "pending", None)
-    if here.slot is None or here.depth >= _HELP_DEPTH or not getattr(request, "needs_thread", False):
+    if not call.on_worker or here.depth >= _HELP_DEPTH or not getattr(request, "needs_thread", False):
         return False
     if request.claimed or target.plan.kind == "flow":
         return False

@@ -311,7 +311,7 @@ def _prepare_file(path: str) -> None:
         with closing(_connect(path, "ro")) as connection:
             _known_version(connection, path)
     elif not os.path.exists(path):
-        _remove_log(path)  # left behind by a deleted database
+        _remove_log(path)  # a deleted database's: who still has it open would share its index with us
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
 
 
@@ -348,17 +348,13 @@ def _let_go(connection: Connection, opened: _Opened) -> None:
 
 
 def _write(connection: Connection, batch: Batch) -> None:
+    """Write `batch` in one transaction. If this raises, the connection must be closed, which rolls back."""
     connection.execute("BEGIN IMMEDIATE")
-    try:
-        _insert(connection, _RUNS, batch.runs)
-        _insert(connection, _ATTEMPTS, batch.attempts)
-        _insert(connection, _EDGES, batch.edges)
-        _insert(connection, _LOGS, batch.logs)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+    _insert(connection, _RUNS, batch.runs)
+    _insert(connection, _ATTEMPTS, batch.attempts)
+    _insert(connection, _EDGES, batch.edges)
+    _insert(connection, _LOGS, batch.logs)
+    connection.execute("COMMIT")
 
 
 class _Table(NamedTuple):

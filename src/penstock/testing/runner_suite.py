@@ -1,0 +1,546 @@
+"""What every task runner must do, as checks that can be run against any of them.
+
+They are about runners that execute in this process; nothing in them depends on how many bodies run at once, so a
+runner with one slot passes, and so does one that executes in the submitting thread.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from penstock._engine.interrupt import mark_safe
+from penstock.context import TaskRunContext, tags
+from penstock.exceptions import CancelledRun, CrashedRun, TaskRunTimeoutError, UpstreamTaskError
+from penstock.flows import flow
+from penstock.futures import Future, as_completed, wait
+from penstock.task_runners.base import TaskRunner
+from penstock.tasks import task
+from penstock.testing.isolation import isolated_store
+
+Make = Callable[[], TaskRunner]
+Check = Callable[[TaskRunner], None]
+R = TypeVar("R")
+
+SECONDS = 30.0  # for one check: a runner that hangs fails
+
+
+def check_runner(make: Callable[[], TaskRunner]) -> None:
+    """Run every check with a fresh runner from `make`; AssertionError names the check and what was wrong.
+
+    Records go to a throw-away store. A check that has not ended after 30 seconds fails; its thread, a daemon, is
+    left behind. To have one test for each check, use `CHECKS` with `run_check`.
+
+    >>> from penstock.task_runners import ThreadPoolTaskRunner
+    >>> check_runner(lambda: ThreadPoolTaskRunner(max_workers=2))
+    """
+    for check in CHECKS:
+        run_check(check, make)
+
+
+def run_check(check: Check, make: Callable[[], TaskRunner]) -> None:
+    """Run one check with a fresh runner, in a thread of its own."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            check(make())
+        except BaseException as error:
+            errors.append(error)
+
+    with isolated_store():
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(work,), name=f"check {check.__name__}", daemon=True)
+        thread.start()
+        thread.join(SECONDS)
+        assert not thread.is_alive(), f"{check.__name__}: not done after {SECONDS:g} seconds"
+    if errors:
+        errors[0].add_note(f"in the check {check.__name__!r}")
+        raise errors[0]
+
+
+def _in_flow(runner: TaskRunner, body: Callable[[], R]) -> R:
+    """Call `body` as the body of a flow that uses `runner`."""
+    return flow(body, name="check", task_runner=runner)()
+
+
+def _users(function: Callable[..., R]) -> Callable[..., R]:
+    """Declare a body that is to be interrupted to be a user's: code of this package is left alone otherwise."""
+    mark_safe(function)
+    return function
+
+
+def _same(got: object, expected: object) -> None:
+    assert got == expected, f"expected {expected!r:.1000}, got {got!r:.1000}"
+
+
+# --- tasks for the checks ---------------------------------------------------------------------------------------------
+
+
+@task(name="echo")
+def _echo(value: Any) -> Any:
+    return value
+
+
+@task(name="add")
+def _add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+@task(name="fail")
+def _fail(error: BaseException) -> None:
+    raise error
+
+
+@task(name="say")
+async def _say(value: Any) -> Any:
+    return value
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def returns_values(runner: TaskRunner) -> None:
+    """A future has the body's value; with shared memory the very object, also of arguments."""
+    value = {"some": [1, 2, 3]}
+
+    def body() -> Future[Any]:
+        future = _echo.submit(value)
+        future.wait()
+        return future.state.result()
+
+    returned = _in_flow(runner, body)
+    _same(returned, value)
+    assert returned is value or not runner.capabilities.shares_memory, "the result is a copy"
+
+
+def completes_runs(runner: TaskRunner) -> None:
+    """The state of a run that returned is Completed, and its future is done."""
+
+    def body() -> None:
+        future = _echo.submit(None)
+        _same(future.result(), None)
+        _same((future.done(), future.cancelled(), future.exception()), (True, False, None))
+        _same((future.state.type, future.state.name), ("COMPLETED", "Completed"))
+
+    _in_flow(runner, body)
+
+
+def starts_again_for_every_flow_run(runner: TaskRunner) -> None:
+    """The runner of a flow is a template: the flow can be called many times."""
+    for number in range(3):
+        _same(_in_flow(runner, lambda number=number: _add.submit(number).result()), number + 1)
+
+
+def duplicates_are_equal(runner: TaskRunner) -> None:
+    copy = runner.duplicate()
+    assert type(copy) is type(runner) and copy is not runner, f"duplicate() gave {copy!r}"
+    _same(copy, runner)
+    _same(hash(copy), hash(runner))
+    assert runner.name, "the runner has no name"
+    assert runner.slots >= 1, f"slots: {runner.slots}"
+
+
+def executes_many_runs(runner: TaskRunner) -> None:
+    def body() -> int:
+        return sum(_add.map(range(500)).result())
+
+    _same(_in_flow(runner, body), sum(range(1, 501)))
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def fails_runs_with_their_own_exception(runner: TaskRunner) -> None:
+    error = ValueError("boom")
+
+    def body() -> BaseException | None:
+        future = _fail.submit(error)
+        found = future.exception()
+        _same((future.state.type, future.state.name), ("FAILED", "Failed"))
+        _same(future.state.message, "Task run encountered an exception ValueError: boom")
+        return found
+
+    found = _in_flow(runner, body)
+    _same((type(found), str(found)), (ValueError, "boom"))
+    assert found is error or not runner.capabilities.shares_memory, "the exception is a copy"
+
+
+def survives_base_exceptions(runner: TaskRunner) -> None:
+    """SystemExit and its like crash the run whose body raises them: neither the flow nor the runner's workers."""
+
+    def body() -> None:
+        for error in (SystemExit(3), GeneratorExit(), BaseException("odd")):
+            future = _fail.submit(error)
+            found = future.exception()
+            assert isinstance(found, CrashedRun), f"{error!r} gave {found!r}"
+            _same(type(found.__cause__), type(error))
+            _same((future.state.type, future.state.name), ("CRASHED", "Crashed"))
+        _same(_echo.submit("still there").result(), "still there")
+
+    _in_flow(runner, body)
+
+
+def blocks_what_depends_on_failures(runner: TaskRunner) -> None:
+    """What needs the value of a run that failed does not run, directly or down a chain."""
+
+    def body() -> None:
+        bad = _fail.submit(ValueError("boom"))
+        blocked = _echo.submit(bad)
+        below = _echo.submit("x", wait_for=[blocked])
+        for future in (blocked, below):
+            error = future.exception()
+            assert isinstance(error, UpstreamTaskError), f"expected UpstreamTaskError, got {error!r}"
+            _same(error.task_run_name, "fail-0")
+            _same((future.state.type, future.state.name), ("FAILED", "UpstreamFailed"))
+
+    _in_flow(runner, body)
+
+
+def retries(runner: TaskRunner) -> None:
+    """A run is tried again as often as it may be, and each attempt is counted."""
+    calls: list[int] = []
+
+    @task(retries=2)
+    def third_time_lucky() -> int:
+        context = TaskRunContext.get()
+        assert context is not None
+        calls.append(context.task_run.run_count)
+        if len(calls) < 3:
+            raise ValueError(len(calls))
+        return len(calls)
+
+    @task(retries=1, retry_delay_seconds=0.01)
+    def never() -> None:
+        calls.append(0)
+        raise ValueError("never")
+
+    def body() -> tuple[int, BaseException | None]:
+        return third_time_lucky.submit().result(), never.submit().exception()
+
+    value, error = _in_flow(runner, body)
+    _same((value, str(error)), (3, "never"))
+    _same(calls, [1, 2, 3, 0, 0])
+
+
+def ends_bodies_that_take_too_long(runner: TaskRunner) -> None:
+    """A run past its time limit is TimedOut within half a second, and the runner goes on."""
+
+    @task(timeout_seconds=0.1)
+    @_users
+    def slow() -> None:
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def body() -> None:
+        before = time.monotonic()
+        future = slow.submit()
+        error = future.exception()
+        took = time.monotonic() - before
+        assert isinstance(error, TaskRunTimeoutError), f"expected TaskRunTimeoutError, got {error!r}"
+        _same((future.state.type, future.state.name), ("FAILED", "TimedOut"))
+        assert took < 1.0, f"released after {took:.2f} s"
+        _same(_echo.submit("next").result(), "next")
+
+    _in_flow(runner, body)
+
+
+# --- dependencies -----------------------------------------------------------------------------------------------------
+
+
+def replaces_futures_by_values(runner: TaskRunner) -> None:
+    def body() -> Any:
+        one, two = _echo.submit(1), _say.submit(2)
+        return _echo.submit({"sum": [_add.submit(one, two)], "both": (one, two)}).result()
+
+    _same(_in_flow(runner, body), {"sum": [3], "both": (1, 2)})
+
+
+def waits_for_what_it_is_told_to(runner: TaskRunner) -> None:
+    order: list[str] = []
+
+    @task
+    def note(word: str) -> None:
+        order.append(word)
+
+    def body() -> None:
+        first = note.submit("first")
+        second = note.map(["second", "second"], wait_for=[first])
+        note.submit("third", wait_for=second).result()
+
+    _in_flow(runner, body)
+    _same(order, ["first", "second", "second", "third"])
+
+
+def goes_down_long_chains(runner: TaskRunner) -> None:
+    def body() -> int:
+        future = _add.submit(0)
+        for _ in range(300):
+            future = _add.submit(future)
+        return future.result()
+
+    _same(_in_flow(runner, body), 301)
+
+
+def maps(runner: TaskRunner) -> None:
+    """Values come in the order of the input, whatever the order of the ends; failures take their places."""
+
+    @task
+    def half(number: int) -> int:
+        if number % 2:
+            raise ValueError(number)
+        return number // 2
+
+    def body() -> list[Any]:
+        return half.map([4, 1, 2]).result(raise_on_failure=False)
+
+    first, error, last = _in_flow(runner, body)
+    _same((first, str(error), last), (2, "1", 1))
+
+
+def tells_when_runs_end(runner: TaskRunner) -> None:
+    """`wait`, `as_completed` and callbacks see every run."""
+    called: list[Future[Any]] = []
+
+    def body() -> None:
+        futures = _add.map([1, 2, 3])
+        for future in futures:
+            future.add_done_callback(called.append)
+        _same(sorted(future.result() for future in as_completed(futures)), [2, 3, 4])
+        _same(wait(futures).done, set(futures))
+
+    _in_flow(runner, body)
+    _same(len(called), 3)
+
+
+def ends_after_everything_submitted(runner: TaskRunner) -> None:
+    """A flow does not end before the tasks that nobody waited for."""
+    ended: list[str] = []
+
+    @task
+    def slowly() -> None:
+        time.sleep(0.02)
+        ended.append("task")
+
+    def body() -> None:
+        slowly.submit()
+        slowly.submit()
+
+    _in_flow(runner, body)
+    _same(ended, ["task", "task"])
+
+
+# --- nesting ----------------------------------------------------------------------------------------------------------
+
+
+def lets_tasks_submit_tasks(runner: TaskRunner) -> None:
+    """Tasks that wait for tasks cannot use up the slots: also on one of them this does not deadlock."""
+
+    @task
+    def fibonacci(n: int) -> int:
+        if n < 2:
+            return n
+        first, second = fibonacci.submit(n - 1), fibonacci.submit(n - 2)
+        return first.result() + second.result()
+
+    _same(_in_flow(runner, lambda: fibonacci.submit(7).result()), 13)
+
+
+def lets_tasks_wait_for_chains(runner: TaskRunner) -> None:
+    """What a task waits for may itself wait for something that needs the task's slot."""
+
+    @task
+    def outer() -> int:
+        ready = _add.submit(1)
+        return sum(_add.map([ready, ready]).result()) + _add.submit(_add.submit(ready)).result()
+
+    _same(_in_flow(runner, lambda: outer.submit().result()), 10)
+
+
+def runs_subflows_in_tasks(runner: TaskRunner) -> None:
+    @flow(task_runner=runner)
+    def inner(n: int) -> int:
+        return sum(_add.map(range(n)).result())
+
+    @task
+    def through(n: int) -> int:
+        return inner(n)
+
+    _same(_in_flow(runner, lambda: (inner(3), through.submit(2).result())), (6, 3))
+
+
+# --- asynchronous tasks -----------------------------------------------------------------------------------------------
+
+
+def runs_asynchronous_tasks(runner: TaskRunner) -> None:
+    """A coroutine function is a task like any other: values, exceptions, retries."""
+    calls: list[int] = []
+
+    @task(retries=1)
+    async def second_time() -> str:
+        calls.append(1)
+        if len(calls) < 2:
+            raise ValueError("first")
+        return "second"
+
+    @task
+    async def bad() -> None:
+        raise ValueError("async")
+
+    def body() -> None:
+        _same(_say.map(["a", "b"]).result(), ["a", "b"])
+        _same(second_time.submit().result(), "second")
+        _same(str(bad.submit().exception()), "async")
+
+    _in_flow(runner, body)
+
+
+def serves_asynchronous_flows(runner: TaskRunner) -> None:
+    """In a coroutine futures are awaited; the loop is not blocked."""
+    import asyncio
+
+    async def body() -> list[Any]:
+        both = _add.submit(1), _say.submit(_add.submit(2))
+        return [await future for future in both]
+
+    _same(asyncio.run(flow(body, name="check", task_runner=runner)()), [2, 3])
+
+
+# --- context ----------------------------------------------------------------------------------------------------------
+
+_variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="outside")
+
+
+def carries_the_context(runner: TaskRunner) -> None:
+    """A body sees the context variables and tags of its submission; what it changes stays inside."""
+
+    @task(tags="own")
+    def look() -> tuple[str, list[str], str]:
+        context = TaskRunContext.get()
+        assert context is not None, "the body has no task run context"
+        seen = _variable.get()
+        _variable.set("changed inside")
+        return seen, context.task_run.tags, context.task_run.name
+
+    def body() -> None:
+        with tags("around"):
+            _variable.set("first")
+            first = look.submit()
+        _variable.set("second")
+        second = look.submit()
+        _same(first.result(), ("first", ["around", "own"], "look-0"))
+        _same(second.result(), ("second", ["own"], "look-1"))
+        _same(_variable.get(), "second")
+
+    _in_flow(runner, body)
+
+
+def records_log_lines(runner: TaskRunner) -> None:
+    """Lines logged in a body belong to its run, in order."""
+
+    @task
+    def talk() -> None:
+        for number in range(3):
+            logging.getLogger("elsewhere").error("line %d", number)
+
+    handler = logging.NullHandler()
+    logging.getLogger("elsewhere").addHandler(handler)
+    try:
+        with isolated_store() as store:
+            _in_flow(runner, lambda: talk.submit().result())
+    finally:
+        logging.getLogger("elsewhere").removeHandler(handler)
+    (root,) = store.runs()
+    (child,) = store.children(root.id)
+    _same([line.message for line in store.logs(child.id)], ["line 0", "line 1", "line 2"])
+
+
+# --- cancellation -----------------------------------------------------------------------------------------------------
+
+
+def cancels_runs_that_have_not_started(runner: TaskRunner) -> None:
+    """A run whose inputs are not there ends Cancelled at once; its body is never called."""
+    called: list[int] = []
+    go_on = threading.Event()
+
+    @task
+    def gate() -> None:
+        go_on.wait(0.2)
+
+    @task
+    def never() -> None:
+        called.append(1)
+
+    def body() -> None:
+        waiting = never.submit(wait_for=[gate.submit()])
+        if not waiting.cancel():
+            return  # it was executed at once
+        _same((waiting.state.type, waiting.state.name, waiting.cancelled()), ("CANCELLED", "Cancelled", True))
+        go_on.set()
+        _same((type(waiting.exception()), called), (CancelledRun, []))
+
+    _in_flow(runner, body)
+
+
+def cancels_runs_that_are_running(runner: TaskRunner) -> None:
+    """A running body is interrupted, sees its `finally` blocks through, and is not tried again."""
+    submitted, entered = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    @task(retries=3)
+    @_users
+    def victim() -> str:
+        if not submitted.wait(0.2):
+            entered.set()
+            return "executed at once"
+        try:
+            entered.set()
+            while True:
+                time.sleep(0.005)
+        finally:
+            seen.append("finally")
+
+    def body() -> None:
+        future = victim.submit()
+        submitted.set()
+        entered.wait()
+        if future.cancel():
+            _same(type(future.exception()), CancelledRun)
+            _same((future.state.type, future.state.name, seen), ("CANCELLED", "Cancelled", ["finally"]))
+        _same(_echo.submit("next").result(), "next")
+
+    _in_flow(runner, body)
+
+
+CHECKS: tuple[Check, ...] = (
+    returns_values,
+    completes_runs,
+    starts_again_for_every_flow_run,
+    duplicates_are_equal,
+    executes_many_runs,
+    fails_runs_with_their_own_exception,
+    survives_base_exceptions,
+    blocks_what_depends_on_failures,
+    retries,
+    ends_bodies_that_take_too_long,
+    replaces_futures_by_values,
+    waits_for_what_it_is_told_to,
+    goes_down_long_chains,
+    maps,
+    tells_when_runs_end,
+    ends_after_everything_submitted,
+    lets_tasks_submit_tasks,
+    lets_tasks_wait_for_chains,
+    runs_subflows_in_tasks,
+    runs_asynchronous_tasks,
+    serves_asynchronous_flows,
+    carries_the_context,
+    records_log_lines,
+    cancels_runs_that_have_not_started,
+    cancels_runs_that_are_running,
+)

@@ -1,0 +1,66 @@
+"""Every runner keeps the contract of runners: ours, and one that somebody else might write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
+
+import pytest
+
+from penstock.task_runners import SequentialTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from penstock.testing import ScriptedRunner, check_runner
+from penstock.testing.runner_suite import CHECKS, Check, run_check
+
+
+class ExecutorTaskRunner(TaskRunner):
+    """A third party's: the standard library's thread pool, and nothing else."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    @property
+    def slots(self) -> int:
+        return self.size
+
+    def start(self) -> None:
+        self._executor = ThreadPoolExecutor(self.size)
+
+    def execute(self, call: Any) -> Future[Any]:
+        return self._executor.submit(call.execute)
+
+    def close(self, *, cancel: bool = False) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=cancel)
+
+    def duplicate(self) -> Self:
+        return type(self)(self.size)
+
+    def _settings(self) -> tuple[Any, ...]:
+        return (self.size,)
+
+
+class EagerRunner(ScriptedRunner):
+    """Executes what it is given before the hand-over returns: the earliest end that there can be."""
+
+    def execute(self, call: Any) -> Any:
+        reported = super().execute(call)
+        self.step(call.run.name)
+        return reported
+
+
+RUNNERS: dict[str, Callable[[], TaskRunner]] = {
+    "sequential": SequentialTaskRunner,
+    "threads": ThreadPoolTaskRunner,
+    "threads-1": lambda: ThreadPoolTaskRunner(max_workers=1),
+    "threads-2": lambda: ThreadPoolTaskRunner(max_workers=2),
+    "eager": EagerRunner,
+    "third-party-1": lambda: ExecutorTaskRunner(1),
+    "third-party-4": lambda: ExecutorTaskRunner(4),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", RUNNERS)
+def test_contract(name: str, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.testing.runner_suite.SECONDS", 10.0)
+    run_check(check, RUNNERS[name])
