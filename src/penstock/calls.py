@@ -98,12 +98,12 @@ async def call_async(run: Run, return_state: bool) -> Any:
 
 
 def _answer(run: Run, escaped: BaseException | None, return_state: bool) -> Any:
+    run.looked = True
     if escaped is not None:
         raise escaped
     caller = current_run.get()
     if caller is not None:
         waiting.stop_if_asked(caller.call)  # it was not this run that was asked to stop, but the body around it
-    run.looked = True
     return run.state() if return_state else run.outcome(True)
 
 

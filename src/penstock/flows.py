@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from penstock import calls, generators, maps
-from penstock._core.binding import check_name_option
+from penstock._core.binding import check_name_option, short
 from penstock._core.parameters import ParameterChecker
 from penstock.definitions import Definition
 from penstock.exceptions import InvalidNameError

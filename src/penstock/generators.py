@@ -30,6 +30,7 @@ def _iterate(make_run: Callable[[], Run]) -> Generator[Any, Any, Any]:
         else:
             answer = driver.carry_out(run, request)
         request = driver.go_on(run, answer)
+    run.looked = True
     if driver.escaped is not None:
         raise driver.escaped
     return run.outcome(True)
@@ -73,6 +74,7 @@ async def _iterate_async(make_run: Callable[[], Run]) -> AsyncGenerator[Any, Any
             else:
                 item = await stepper.step_async("asend", sent)
         request = driver.go_on(run, stepper.outcome())
+    run.looked = True
     if driver.escaped is not None:
         raise driver.escaped
     run.outcome(True)

@@ -175,6 +175,7 @@ class Expanding(_Event):
         engine = call.parent.engine
         self.id = next(engine.ids)
         self.name = f"{call.definition.name}-{call.number}"
+        self.created = engine.now()
         self.plan: Plan = call.definition.plan_in(engine)
         self.expanded = _Event(self.label)
         self.error: BaseException | None = None

@@ -64,7 +64,7 @@ def numbers(log: list[Any], count: int = 3) -> Iterator[int]:
             log.append(number)
             yield number
         log.append("exhausted")
-        return "returned"  # noqa: B901 - the value is what the test is about
+        return "returned"
     finally:
         log.append("finally")
 
@@ -243,7 +243,7 @@ def test_an_exception_fails_the_run_and_reaches_the_consumer(
         seen.extend(fail())
 
     async def aconsume() -> None:
-        async for item in afail():
+        async for item in afail():  # noqa: PERF401
             seen.append(item)
 
     with pytest.raises(Boom) as caught:
@@ -394,28 +394,55 @@ def test_a_flow_iterates_over_its_tasks() -> None:
     assert list(main()) == [0, 1, 4, 9]
 
 
-def test_a_flow_that_fails_while_a_generator_is_open_ends() -> None:
+def ending(fn: Any) -> Any:
+    """What `fn` returns or raises. In a thread, because a wait for ever could not be interrupted."""
+    outcome: list[Any] = []
+
+    def target() -> None:
+        try:
+            outcome.append(fn())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    thread.join(3)
+    assert outcome, "it hangs"
+    return outcome[0]
+
+
+@pytest.mark.parametrize("outer", ["flow", "task"])
+@pytest.mark.parametrize("inner", ["task", "flow"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_exception_in_the_consumers_loop_ends_everything(
+    outer: str, inner: str, kind: str, journal: Journal
+) -> None:
+    # The traceback keeps the consumer's frame alive, and with it the generator: nobody closes it.
     log: list[Any] = []
-    made = task(numbers)
-    kept: list[Any] = []
+    items: Any = (task if inner == "task" else flow)(**journal.hooks())(
+        numbers if kind == "sync" else anumbers
+    )
 
-    @flow
-    def main() -> None:
-        kept.append(made(log))
-        next(kept[0])
-        raise Boom("flow")
+    def consume() -> None:
+        for item in items(log):
+            raise Boom(f"at {item}")
 
-    with pytest.raises(Boom):
-        main()
-    kept[0].close()
+    async def aconsume() -> None:
+        async for item in items(log):
+            raise Boom(f"at {item}")
+
+    decorated: Any = (task if outer == "task" else flow)(consume if kind == "sync" else aconsume)
+    error = ending(decorated if kind == "sync" else lambda: asyncio.run(decorated()))
+    assert isinstance(error, Boom) and str(error) == "at 0"
     assert log == ["start", 0, "finally"]
+    assert journal.events == ["running", "completion"]
 
 
-def test_a_flow_that_leaves_a_generator_open_ends() -> None:
-    # Whoever drops a generator closes it; one that is kept beyond the flow must not keep the flow from ending.
+def test_a_flow_that_keeps_a_generator_open_ends(journal: Journal) -> None:
+    # No run is unfinished below a finished one, so the generator is closed with the run that iterated over it.
     log: list[Any] = []
     kept: list[Any] = []
-    made = task(numbers)
+    made = task(**journal.hooks())(numbers)
 
     @flow
     def main() -> str:
@@ -423,8 +450,10 @@ def test_a_flow_that_leaves_a_generator_open_ends() -> None:
         next(kept[0])
         return "ended"
 
-    assert main() == "ended"
-    kept[0].close()
+    assert ending(main) == "ended"
+    assert log == ["start", 0, "finally"]
+    assert journal.events == ["running", "completion"]
+    assert list(kept[0]) == []
 
 
 def test_what_a_generator_submitted_is_over_when_it_is() -> None:

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from penstock._engine.clock import Timer
     from penstock._engine.run import Run
     from penstock.futures import Gate
-    from penstock.task_runners.base import Worker
+    from penstock.task_runners.base import LoopSlot, Worker
 
 
 class Call:
     """One attempt at a run's body, as a runner sees it: to be performed once, and reported on once."""
 
     __slots__ = (
-        *("asyncio_task", "claimed", "ended", "expired", "gate", "left", "on_worker", "outer"),
-        *("run", "stopping", "thread", "timer", "worker"),
+        *("asyncio_task", "claimed", "ended", "expired", "gate", "on_worker", "outer"),
+        *("run", "slot", "stopping", "thread", "timer", "worker"),
     )
 
     def __init__(self, run: Run) -> None:
@@ -42,7 +42,7 @@ class Call:
         self.claimed = False  # somebody has begun to execute it
         self.on_worker = False  # a runner executes it, not the caller itself
         self.worker: Worker | None = None  # the pool's thread that executes it; None: not a pool's
-        self.left: Callable[[], None] | None = None  # called when an asynchronous body gives its slot back
+        self.slot: LoopSlot | None = None  # what an asynchronous body holds, if they are counted
         self.thread: int | None = None  # where a synchronous body is running
         self.asyncio_task: asyncio.Task[Any] | None = None  # in which an asynchronous body is running
         self.outer: Call | None = None  # the body that the thread was in before
@@ -60,10 +60,6 @@ class Call:
     def was_released(self) -> bool:
         """Whether the run had to wait for something: such a call goes before those that never did."""
         return bool(self.run.links) or self.run.attempt > 0
-
-    async def slot_free(self, waiter: asyncio.Future[None]) -> None:
-        """Await without holding the slot of an asynchronous body."""
-        await waiter
 
     def arm(self, run: Run) -> None:
         run.engine.execute(self)

@@ -20,7 +20,7 @@ from penstock.exceptions import CancelSignal, TerminationSignal
 from penstock.futures import Gate, loop_waiter
 
 if TYPE_CHECKING:
-    from penstock._engine.run import Run
+    from penstock._engine.run import Driver, Run
 
 
 def _wait_for_answer(run: Run, request: Any) -> bool:
@@ -32,6 +32,15 @@ def _wait_for_answer(run: Run, request: Any) -> bool:
         return True
 
 
+def _take_over(run: Run, driver: Driver) -> None:
+    """From here on the run's parent waits for it; raises `RuntimeError` if the parent has ended."""
+    if run.parent is not None:
+        run.parent.adopt(run)
+    run.engine.recorder.touch(run)
+    run.driver = driver
+    run.lifecycle = lifecycle(run)
+
+
 # --- callbacks: submitted runs ----------------------------------------------------------------------------------
 
 
@@ -39,8 +48,7 @@ class Callback:
     """Goes on with a run on whatever thread has the answer; the submitting thread does not wait."""
 
     def start(self, run: Run) -> None:
-        run.driver = self
-        run.lifecycle = lifecycle(run)
+        _take_over(run, self)
         _go_on(run, None)
 
     def resume(self, run: Run, value: Any) -> None:
@@ -87,9 +95,10 @@ def _go_on(run: Run, value: Any) -> None:
 class Blocking:
     """Goes on with a run in the calling thread, which waits whenever the run has to."""
 
-    __slots__ = ("_answer", "_gate", "escaped")
+    __slots__ = ("_answer", "_gate", "_mind_loop", "escaped")
 
-    def __init__(self) -> None:
+    def __init__(self, *, mind_loop: bool = True) -> None:
+        self._mind_loop = mind_loop
         self.escaped: BaseException | None = None  # what must go on to the caller besides the run's own outcome
 
     def drive(self, run: Run) -> None:
@@ -100,8 +109,7 @@ class Blocking:
 
     def begin(self, run: Run) -> Any:
         """Start the lifecycle; its first request."""
-        run.driver = self
-        run.lifecycle = lifecycle(run)
+        _take_over(run, self)
         return _next_request(run, None)
 
     def go_on(self, run: Run, value: Any) -> Any:
@@ -128,10 +136,11 @@ class Blocking:
             return None
         try:
             if type(request) is Awaited:
-                loop.background().run(request.awaitable, lambda outcome: deliver(run, request, outcome))
+                loop.run_elsewhere(request.awaitable, lambda outcome: deliver(run, request, outcome))
+                self._gate.wait()
             else:
                 request.arm(run)
-            waiting.block(self._gate, None)
+                waiting.block(self._gate, None, mind_loop=self._mind_loop)
         except BaseException as error:
             return self._interrupted(run, error)
         return self._answer
@@ -166,8 +175,7 @@ class Awaiting:
 
     def begin(self, run: Run) -> Any:
         """Start the lifecycle; its first request."""
-        run.driver = self
-        run.lifecycle = lifecycle(run)
+        _take_over(run, self)
         return _next_request(run, None)
 
     def go_on(self, run: Run, value: Any) -> Any:
@@ -209,7 +217,7 @@ class Awaiting:
 
 def execute_at_once(run: Run) -> None:
     """Take a submitted run to its end in this thread. Only a signal to the program comes out of it."""
-    driver = Blocking()
+    driver = Blocking(mind_loop=False)
     driver.drive(run)
     if isinstance(driver.escaped, KeyboardInterrupt | TerminationSignal | CancelSignal):
         raise driver.escaped
@@ -224,7 +232,7 @@ def fire_now(run: Run, hooks: Sequence[Callable[..., Any]]) -> None:
             request = steps.send(value)
         except StopIteration:
             return
-        value = loop.background().outcome(request.awaitable)
+        value = loop.outcome_elsewhere(request.awaitable)
 
 
 async def fire_in_loop(run: Run, hooks: Sequence[Callable[..., Any]]) -> None:

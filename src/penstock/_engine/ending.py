@@ -19,7 +19,7 @@ from penstock._core.outcome import Outcome
 from penstock._engine.attempt import crash_message
 from penstock._engine.context import current_run
 from penstock._engine.requests import Awaited, Childless, Ended
-from penstock._engine.upstream import promise_of, state_error, value_of
+from penstock._engine.upstream import is_given, promise_of, state_error, value_of
 from penstock.annotations import quote
 from penstock.exceptions import CancelledRun, CancelSignal, CrashedRun, UpstreamTaskError
 from penstock.states import State, StateType, Status
@@ -126,8 +126,8 @@ def _look_into(run: Run, outcome: Outcome) -> Generator[Any, Any, Outcome]:
     if isinstance(value, State) or states.is_state_iterable(value):
         return _by_state(states.return_value_to_state(value))
     found = graph.find({"return": value}, keep_quotes=True)
-    if isinstance(value, quote):
-        _look_at(graph.find({"return": value.value}))
+    for quoted in _quotes_in(value):
+        _look_at(graph.find({"return": quoted.value}))
     if found is None:
         return outcome
     _look_at(found)
@@ -135,6 +135,24 @@ def _look_into(run: Run, outcome: Outcome) -> Generator[Any, Any, Outcome]:
     if pending:
         yield Ended(pending)
     return _by_futures(found)
+
+
+_OPENED = frozenset({quote, list, tuple, set, dict})
+
+
+def _quotes_in(value: Any) -> list[quote[Any]]:
+    """The quotes in a returned value, also inside plain containers: to return them is to look at what they hold."""
+    quotes, ahead, seen = [], [value], set()
+    while ahead:
+        item = ahead.pop()
+        if isinstance(item, quote):
+            quotes.append(item)
+        elif type(item) in _OPENED and id(item) not in seen:
+            seen.add(id(item))
+            members = item.values() if isinstance(item, dict) else item
+            if not _OPENED.isdisjoint(map(type, members)):
+                ahead.extend(member for member in members if type(member) in _OPENED)
+    return quotes
 
 
 def _unawaited(run: Run, coroutine: Any) -> Outcome:
@@ -192,6 +210,7 @@ def _list_failures(runs: Sequence[Any]) -> str:
 def _account_for_failures(run: Run, outcome: Outcome) -> Outcome:
     """A run must not end well while a failure below it was neither seen nor handled."""
     unseen = [failed for failed in run.engine.failures if not is_settled(failed)]
+    unseen.sort(key=lambda failed: (failed.created, failed.id))
     if not unseen:
         return outcome
     kind = "task run" if all(failed.plan.kind == "task" for failed in unseen) else "run"
@@ -200,6 +219,7 @@ def _account_for_failures(run: Run, outcome: Outcome) -> Outcome:
     if outcome.event is not Event.RETURNED:
         if outcome.error is not None:
             outcome.error.add_note(message)
+        run.engine.log(logging.WARNING, message, run)
         return outcome
     if run.plan.forgives:
         run.engine.log(logging.WARNING, message, run)
@@ -240,6 +260,8 @@ def settle(run: Run, outcome: Outcome) -> Command:
     command = run.advance(outcome.event)
     if command is DELAY:
         run.close_attempt(error)
+        if run.engine.root is run:
+            run.engine.failures.clear()  # only the last attempt decides
     return command
 
 
@@ -281,8 +303,9 @@ def _seal_badly(run: Run) -> None:
     if run.error is None:  # cancelled before it could start
         run.message = run.message or f"{run.label} was cancelled."
         run.error = CancelledRun(run.message)
-    if run.status is not Status.CANCELLED and run.reason is not UPSTREAM:
-        run.note_failure()
+    if run.status is Status.CANCELLED or (run.reason is UPSTREAM and not is_given(run.blamed)):
+        return  # nobody's fault, or that of the run that is to blame
+    run.note_failure()
 
 
 def hand_over(run: Run) -> None:

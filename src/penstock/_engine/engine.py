@@ -23,7 +23,7 @@ from penstock._core.machine import Command, Event, step
 from penstock._core.outcome import Outcome
 from penstock._engine import clock as clocks
 from penstock._engine import drive, interrupt, limits, loop
-from penstock._engine.attempt import Call, run_body, run_body_async, timeout_error
+from penstock._engine.attempt import Call, run_body_async, timeout_error
 from penstock._engine.context import current_run, current_tags
 from penstock._engine.ids import id_block
 from penstock._engine.plan import Plan
@@ -32,6 +32,7 @@ from penstock._engine.run import Child, Run
 from penstock._engine.upstream import promise_of, value_of
 from penstock.exceptions import CrashedRun, WorkerLost
 from penstock.futures import Future
+from penstock.task_runners.base import here
 
 if TYPE_CHECKING:
     from concurrent.futures import Future as StandardFuture
@@ -90,16 +91,12 @@ class Engine:
     def new_root(self, plan: Plan, parameters: dict[str, Any], parent: Run | None, tags: frozenset[str]) -> Run:
         """Make the run that this engine exists for."""
         self.root = Run(next(self.ids), plan, self, parent, parameters, tags)
-        if parent is not None:
-            parent.adopt(self.root)
         return self.root
 
     def new_run(self, plan: Plan, parameters: dict[str, Any], parent: Run, number: int, index: int | None) -> Run:
-        """Make a task run; raises `RuntimeError` if `parent` has ended."""
+        """Make a task run. Its parent waits for it from the moment that a driver takes it over."""
         tags = current_tags.get() | plan.tags if plan.tags else current_tags.get()
-        run = Run(next(self.ids), plan, self, parent, parameters, tags, number, index)
-        parent.adopt(run)
-        return run
+        return Run(next(self.ids), plan, self, parent, parameters, tags, number, index)
 
     def attach(self, run: Run, waits: Sequence[Link], plain: Collection[str] = ()) -> None:
         """Find the runs that `run` depends on, in its arguments (but those in `plain`) and in its `wait_for`."""
@@ -119,10 +116,9 @@ class Engine:
     def submit(self, run: Run) -> Future[Any]:
         """Let `run` go its way; its future. Does not block, unless the runner executes at once."""
         run.context = copy_context()
-        self.recorder.touch(run)
         if self.closing:
             self.cancel(run)
-        if self.runner.capabilities.immediate and run.plan.kind == "task":
+        if self.runner.capabilities.immediate and run.plan.kind == "task" and not _would_block_loop(run):
             drive.execute_at_once(run)
         else:
             drive.callback.start(run)
@@ -186,11 +182,8 @@ class Engine:
 
     def _execute_apart(self, call: Call) -> None:
         """A submitted flow's body has a thread of its own, and takes no slot of any runner."""
-        context = call.run.context
-        assert context is not None
-        threading.Thread(
-            target=context.run, args=(_perform_apart, call), name=f"penstock-{call.run.name}", daemon=True
-        ).start()
+        name = f"penstock-{call.run.name}"
+        threading.Thread(target=_perform_apart, args=(call,), name=name, daemon=True).start()
 
     def about_to_run(self, run: Run) -> None:
         """The body is next: fire the hooks for that."""
@@ -252,8 +245,9 @@ class Engine:
         _logger.warning("%s did not stop within %g s; still running in %s%s", run.label, grace, place, _cure(call))
         if not waited_for:
             return  # a direct call: its caller's own thread is in it and cannot be released
-        if call.worker is not None:
-            call.worker.write_off()
+        for place_of_call in (call.worker, call.slot):
+            if place_of_call is not None:
+                place_of_call.write_off()
         deliver(run, call, self._lost(call, grace, place))
 
     def _lost(self, call: Call, grace: float, place: str) -> Outcome:
@@ -306,7 +300,8 @@ def _lost_error(error: BaseException) -> WorkerLost:
 
 def _cancel_all(children: Sequence[Child], grace: float | None = None) -> None:
     """Cancel those first that have not started: else the end of one could still start or block another."""
-    for child in sorted(children, key=lambda child: child.has_started):
+    # Latest first: a run that waits for another one is younger, and must not be woken by its end.
+    for child in sorted(reversed(children), key=lambda child: child.has_started):
         child.cancel(grace)
 
 
@@ -316,12 +311,19 @@ def _process_facts() -> str:
 
 
 def _perform_apart(call: Call) -> None:
-    if not call.needs_thread:
-        import asyncio
+    if call.needs_thread:
+        call.report(call.execute())
+        return
+    import asyncio
 
-        asyncio.run(_perform_async(call))
-    elif call.begin():
-        deliver(call.run, call, run_body(call))
+    context = call.run.context
+    assert context is not None
+    call.report(context.run(asyncio.run, run_body_async(call)))
+
+
+def _would_block_loop(run: Run) -> bool:
+    """An asynchronous body would have to run on the very loop that this thread would block."""
+    return run.plan.is_async and here.background_loop
 
 
 def _cure(call: Call) -> str:
@@ -330,7 +332,6 @@ def _cure(call: Call) -> str:
 
 async def _perform_async(call: Call) -> None:
     outcome = await run_body_async(call)
-    if call.left is not None:
-        call.left()
-    if outcome is not None:
-        deliver(call.run, call, outcome)
+    if call.slot is not None:
+        call.slot.release()
+    call.report(outcome)

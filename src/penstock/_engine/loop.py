@@ -69,19 +69,6 @@ class BackgroundLoop:
 
         self.start(report, None)
 
-    def outcome(self, awaitable: Awaitable[Any]) -> Outcome:
-        """Await something while the calling thread blocks."""
-        gate = Gate()
-        outcomes: list[Outcome] = []
-
-        def done(outcome: Outcome) -> None:
-            outcomes.append(outcome)
-            gate.open()
-
-        self.run(awaitable, done)
-        gate.wait()
-        return outcomes[0]
-
     def answers(self, timeout: float) -> bool:
         """Whether the loop still takes turns: False if some body has blocked it for `timeout` seconds."""
         turn = threading.Event()
@@ -144,6 +131,33 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def run_elsewhere(awaitable: Awaitable[Any], done: Callable[[Outcome], object]) -> None:
+    """Await something on another thread, while this one may block; `done` is called with the outcome."""
+    if not here.background_loop:
+        background().run(awaitable, done)
+        return
+    import asyncio
+
+    def work() -> None:
+        done(asyncio.run(outcome_of(awaitable)))
+
+    threading.Thread(target=work, name="penstock-aside", daemon=True).start()
+
+
+def outcome_elsewhere(awaitable: Awaitable[Any]) -> Outcome:
+    """Await something on another thread while this one blocks."""
+    gate = Gate()
+    outcomes: list[Outcome] = []
+
+    def done(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        gate.open()
+
+    run_elsewhere(awaitable, done)
+    gate.wait()
+    return outcomes[0]
 
 
 async def outcome_of(awaitable: Awaitable[Any]) -> Outcome:

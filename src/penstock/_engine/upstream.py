@@ -58,3 +58,8 @@ def value_of(upstream: Any) -> Any:
     if isinstance(upstream, State):
         return upstream.result() if upstream.is_completed() else state_error(upstream)
     return upstream._promise.given()
+
+
+def is_given(culprit: Any) -> bool:
+    """Whether a hand-made State, behind which there is no run, kept a run from starting."""
+    return isinstance(culprit, _Given) and culprit.state().state_details == states.StateDetails()

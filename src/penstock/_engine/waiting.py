@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from penstock._engine.context import current_run
 from penstock._engine.trampoline import drain
 from penstock.exceptions import CancelSignal
+from penstock.futures import Gate, loop_waiter
 from penstock.task_runners.base import here
 
 if TYPE_CHECKING:
@@ -21,19 +22,20 @@ if TYPE_CHECKING:
 
     from penstock._engine.attempt import Call
     from penstock._engine.run import Run
-    from penstock.futures import Gate
+    from penstock.task_runners.base import LoopSlot
 
 _blocked: dict[Any, Any] = {}  # run whose body waits for one other run -> that run
 _HELP_DEPTH = 20  # bodies that a thread may have open at once for each other; each takes a dozen stack frames
 _ADVICE = "use `await fut`, `await futures` or `async for fut in as_completed(futures)`"
 
 
-def block(gate: Gate, timeout: float | None, among: Sequence[Any] = ()) -> bool:
+def block(gate: Gate, timeout: float | None, among: Sequence[Any] = (), *, mind_loop: bool = True) -> bool:
     """Let this thread wait at `gate`; False after `timeout` seconds.
 
     Raises `CancelSignal` if the body on this thread is asked to stop, `ValueError` if it waits for itself.
     """
-    _mind_the_loop()
+    if mind_loop:
+        _mind_the_loop()
     drain()
     run = current_run.get()
     call = None if run is None else run.call
@@ -107,12 +109,41 @@ def _help(call: Call, target: Any) -> bool:
 async def rest(waiter: asyncio.Future[None], among: Sequence[Any] = ()) -> None:
     """`block` for a coroutine: await `waiter` without holding a slot."""
     run = current_run.get()
-    call = None if run is None else run.call
-    if call is None or call.left is None:
+    if run is not None and len(among) == 1:
+        refuse_cycle(run, among[0])
+    slot = None if run is None else _slot_of_this_task(run)
+    if slot is None:
         await waiter
         return
-    refuse_cycle(call.run, among[0]) if len(among) == 1 else None
-    await call.slot_free(waiter)
+    slot.release()
+    try:
+        await waiter
+    finally:
+        await _take_again(slot)
+
+
+def _slot_of_this_task(run: Run) -> LoopSlot | None:
+    """The slot that the asyncio task around the caller holds; direct calls are nested inside one task."""
+    task = sys.modules["asyncio"].current_task()
+    for ancestor in run.ancestors():
+        call = ancestor.call
+        if call is not None and call.slot is not None and call.asyncio_task is task:
+            return call.slot
+    return None
+
+
+async def _take_again(slot: LoopSlot) -> None:
+    asyncio = sys.modules["asyncio"]
+    granted, grant = loop_waiter()
+    slot.acquire(grant)
+    cancelled = False
+    while not granted.done():
+        try:
+            await asyncio.shield(granted)
+        except asyncio.CancelledError:  # whatever the body does about it, it does with a slot
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 # --- deadlocks --------------------------------------------------------------------------------------------------
@@ -164,6 +195,13 @@ def _warn_once() -> None:
     global _warned
     if not _warned:
         _warned = True
-        warnings.warn(
-            f"this wait blocks the thread's event loop: {_ADVICE}", RuntimeWarning, stacklevel=6
-        )
+        message = f"this wait blocks the thread's event loop: {_ADVICE}"
+        warnings.warn(message, RuntimeWarning, stacklevel=_depth_of_user())
+
+
+def _depth_of_user() -> int:
+    """How many frames above `_warn_once` the user's line is."""
+    depth, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("penstock."):
+        depth, frame = depth + 1, frame.f_back
+    return depth

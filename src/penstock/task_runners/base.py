@@ -19,7 +19,7 @@ class Call(Protocol):
     """One attempt at a body, as a runner sees it."""
 
     worker: Any  # the thread that executes it, if it is a pool's
-    left: Any  # called when an asynchronous body gives its slot back
+    slot: Any  # what an asynchronous body holds, if the runner counts them
     claimed: bool  # somebody has begun to execute it
 
     @property
@@ -51,6 +51,25 @@ class Slot(Protocol):
 
     def acquire(self) -> None:
         """Get one again; blocks until one is free."""
+        ...
+
+
+class LoopSlot(Protocol):
+    """A slot held by an asynchronous body, which has no thread."""
+
+    def release(self) -> None: ...
+    def acquire(self, granted: Callable[[], None]) -> None:
+        """Have `granted` called when there is a slot again. Does not block."""
+        ...
+
+    def write_off(self) -> None: ...
+
+
+class Worker(Protocol):
+    """The thread of a pool that executes a call."""
+
+    def write_off(self) -> None:
+        """Go on without it: it is stuck in a body."""
         ...
 
 

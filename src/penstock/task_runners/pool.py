@@ -14,6 +14,7 @@ import itertools
 import threading
 from _thread import allocate_lock
 from collections import deque
+from collections.abc import Callable
 
 from penstock.task_runners.base import Call, here
 
@@ -22,19 +23,12 @@ _numbers = itertools.count(1)
 
 
 class _Turn:
-    """A thread that was blocked and waits for a slot to go on."""
+    """A body that was blocked and waits for a slot to go on."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("come",)
 
-    def __init__(self) -> None:
-        self._lock = allocate_lock()
-        self._lock.acquire()
-
-    def come(self) -> None:
-        self._lock.release()
-
-    def wait(self) -> None:
-        self._lock.acquire()
+    def __init__(self, come: Callable[[], None]) -> None:
+        self.come = come
 
 
 class Pool:
@@ -89,7 +83,7 @@ class Pool:
         elif heir.needs_thread:
             self._wake(heir)
         else:
-            heir.left = self.hand_on  # it keeps the slot without a thread until its body has ended
+            heir.slot = _SlotWithoutThread(self)
             heir.perform()
 
     def _wake(self, call: Call) -> None:
@@ -119,14 +113,20 @@ class Pool:
 
     def get_slot(self, worker: Worker) -> None:
         """Wait until there is a slot for a worker that was blocked."""
+        worker.holds_slot = True
+        turn = allocate_lock()
+        turn.acquire()
+        self.ask(turn.release)
+        turn.acquire()
+
+    def ask(self, come: Callable[[], None]) -> None:
+        """Have `come` called when a body that was blocked may go on: now, or when its turn has come."""
         with self._lock:
-            worker.holds_slot = True
-            if self._free:
-                self._free -= 1
+            if not self._free:
+                self._turns.append(_Turn(come))
                 return
-            turn = _Turn()
-            self._turns.append(turn)
-        turn.wait()
+            self._free -= 1
+        come()
 
     def take_slot_from(self, worker: Worker, *, for_good: bool = False) -> None:
         with self._lock:
@@ -152,6 +152,31 @@ class Pool:
             idle, self._idle = self._idle, []
         for worker in idle:
             worker.wake.release()
+
+
+class _SlotWithoutThread:
+    """The slot of an asynchronous body, which runs on an event loop."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._held = True
+        self._written_off = False
+
+    def release(self) -> None:
+        held, self._held = self._held, False
+        if held:
+            self._pool.hand_on()
+
+    def acquire(self, granted: Callable[[], None]) -> None:
+        if self._written_off:
+            granted()
+            return
+        self._held = True
+        self._pool.ask(granted)
+
+    def write_off(self) -> None:
+        self._written_off = True
+        self.release()
 
 
 class Worker(threading.Thread):
