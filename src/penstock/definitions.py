@@ -21,6 +21,7 @@ from penstock._core.policy import (
     check_timeout,
     retry_policy,
 )
+from penstock._engine import capture
 from penstock._engine.plan import Plan
 
 if TYPE_CHECKING:
@@ -205,6 +206,9 @@ class Definition:
 
     def _plan(self, engine: Engine) -> Plan:
         policy = self._policy_in(engine)
+        logs_prints = self._logs_prints_in(engine)
+        if logs_prints:
+            capture.capture_prints()
         return Plan(
             kind=self.kind,
             definition=self,
@@ -218,7 +222,7 @@ class Definition:
             retries=policy.retries,
             timeout=self.timeout_seconds,
             hooks=self._hooks,
-            log_prints=self._logs_prints_in(engine),
+            log_prints=logs_prints,
             version=self.version,
         )
 

@@ -243,8 +243,8 @@ def test_an_exception_fails_the_run_and_reaches_the_consumer(
         seen.extend(fail())
 
     async def aconsume() -> None:
-        async for item in afail():  # noqa: PERF401
-            seen.append(item)
+        async for item in afail():
+            seen.append(item)  # noqa: PERF401 - it must see each item before the failure
 
     with pytest.raises(Boom) as caught:
         consume() if kind == "sync" else asyncio.run(aconsume())
@@ -543,7 +543,9 @@ def test_a_time_limit_ends_the_iteration(decorate: Any, kind: str, journal: Jour
     def slow() -> Iterator[int]:
         try:
             yield 0
-            while True:
+            for _ in range(
+                2000
+            ):  # seconds, but not for ever: a wait that nobody interrupts must fail the test
                 time.sleep(0.001)
         finally:
             log.append("finally")
@@ -635,7 +637,7 @@ def test_a_submitted_generator_fails_retries_and_times_out(kind: str) -> None:
 
     def slow() -> Iterator[int]:
         yield 1
-        while True:
+        for _ in range(2000):
             time.sleep(0.001)
 
     chosen, chosen_slow = (body, slow) if kind == "sync" else (abody, aslow)

@@ -294,6 +294,8 @@ def seal(run: Run) -> Sequence[Callable[..., Any]]:
     if run.error is not None or run.status is not COMPLETED:
         _seal_badly(run)
     run.shown_result = short(run.value)
+    if run.home is not None:
+        run.home.count(run)
     if run.reason is UPSTREAM:
         return ()
     return run.plan.hooks[_HOOKS[run.status]]

@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,8 @@ class Engine:
         self.forgives = False if outer is None else outer.forgives
         self.facts = _process_facts() if outer is None else None
         self._runner_started = False
+        self._counting = threading.Lock()
+        self._counts: Counter[str] = Counter()
 
     @property
     def is_outermost(self) -> bool:
@@ -138,6 +141,8 @@ class Engine:
         if run.tags:
             run.limited = bool(limits.shared.tag_slots(run.tags)) and plan.kind == "task"
         run.ready = self.now()
+        if run is self.root and plan.kind == "flow":
+            self.log(logging.INFO, f"{run.path} started", run)
 
     def _render_name(self, run: Run) -> str:
         token = current_run.set(run)  # a callable may ask `runtime` about the run that it names
@@ -285,9 +290,35 @@ class Engine:
         self.closing = True
         if self._runner_started:
             self.runner.close(cancel=True)
+        if self.root.plan.kind == "flow":
+            self.log(logging.INFO, self.summary(self.root), self.root)
 
     def log(self, level: int, message: str, run: Run) -> None:
-        logging.getLogger(f"penstock.{run.plan.kind}_runs").log(level, message)
+        """Write a line to the log of `run`, from wherever this thread is."""
+        token = current_run.set(run)
+        try:
+            logging.getLogger(f"penstock.{run.plan.kind}_runs").log(level, message, extra=run.log_extra())
+        finally:
+            current_run.reset(token)
+
+    def count(self, run: Run) -> None:
+        """Note how a run below the root has ended, for the root's last line."""
+        with self._counting:
+            self._counts["task runs" if run.plan.kind == "task" else "subflow runs"] += 1
+            if run.attempt > 1:
+                self._counts["retried"] += 1
+            if run.failed:
+                self._counts[run.status.name.lower()] += 1
+
+    def summary(self, run: Run) -> str:
+        """One sentence about how the root run ended."""
+        took = (run.ended or self.now()) - (run.first_started or run.created)
+        runs = [f"{self._counts[kind]} {kind}" for kind in ("task runs", "subflow runs") if self._counts[kind]]
+        rest = [
+            f"{self._counts[name]} {name}" for name in ("failed", "crashed", "cancelled", "retried") if self._counts[name]
+        ]
+        counted = f" · {', '.join(runs)}" + (f" ({', '.join(rest)})" if rest else "") if runs else ""
+        return f"{run.path} {run.state_name().upper()} in {took:.3g} s{counted}"
 
 
 def _lost_error(error: BaseException) -> WorkerLost:

@@ -329,14 +329,17 @@ class Run:
                 self.blocked = []
             self.blocked.append(run)
 
+    @property
+    def home(self) -> Engine | None:
+        """The engine of the run that this one is part of; None for the outermost run."""
+        if self.engine.root is not self:
+            return self.engine
+        return None if self.parent is None else self.parent.engine
+
     def note_failure(self) -> None:
-        """This run failed by itself: the engine that it belongs to must account for it."""
-        engine = self.engine
-        if engine.root is self:
-            if self.parent is None:
-                return
-            engine = self.parent.engine
-        engine.failures.append(self)
+        """This run failed by itself: the engine that it is part of must account for it."""
+        if self.home is not None:
+            self.home.failures.append(self)
 
     def upstream_runs(self) -> list[Any]:
         return [promise for promise in (promise_of(link.upstream) for link in self.links) if not promise.done]
