@@ -125,8 +125,19 @@ class Definition:
             return self
         return self._bind_to(instance)
 
+    def __eq__(self, other: object) -> bool:
+        """Two views of one method are equal if they are bound to the same instance, as bound methods are."""
+        if not isinstance(other, Definition):
+            return NotImplemented
+        return self._original is other._original and self._bound is other._bound
+
+    def __hash__(self) -> int:
+        return hash((id(self._original), id(self._bound)))
+
     def _bind_to(self, instance: Any) -> Self:
-        view = object.__new__(type(self))  # not copy.copy: that goes by __reduce__, which may give a reference
+        view = object.__new__(
+            type(self)
+        )  # not copy.copy: that goes by __reduce__, which may give a reference
         view.__dict__.update(self.__dict__)
         view._bound = instance
         return view
@@ -144,8 +155,7 @@ class Definition:
         hooks = {name: list(hooks) for name, hooks in self._hooks.items() if hooks}
         fn: Any = self.fn if self._method_kind is None else self._method_kind(self.fn)
         fresh = type(self)(fn, **{**self._options, **hooks, **given})
-        fresh._bound = self._bound
-        return fresh
+        return fresh if self._bound is NotSet else fresh._bind_to(self._bound)
 
     @classmethod
     @functools.cache
@@ -182,9 +192,9 @@ class Definition:
 
     def plan_in(self, engine: Engine) -> Plan:
         """The plan by which runs of this definition are executed in `engine`."""
-        plan = engine.plans.get(self._original)
+        plan = engine.plans.get(id(self._original))
         if plan is None:
-            plan = engine.plans.setdefault(self._original, self._original._plan(engine))
+            plan = engine.plans.setdefault(id(self._original), self._original._plan(engine))
         return plan
 
     def next_number(self, parent: Run) -> int:
@@ -250,7 +260,9 @@ class Definition:
     def __reduce__(self) -> Any:
         """By reference if a module attribute leads to this definition or its function, else by value."""
         if self._bound is not NotSet:
-            return _bound_again, (self._bound, self.__name__)
+            if getattr(self._bound, self.__name__, None) == self:
+                return getattr, (self._bound, self.__name__)
+            return _bind_again, (self._original, self._bound)
         named = _lookup(self.__module__, self.__qualname__)
         if named is self:
             return _lookup, (self.__module__, self.__qualname__)
@@ -272,8 +284,8 @@ def _rebuild(cls: type[Definition], fn: Any, method_kind: Any, options: Any, hoo
     return cls(fn if method_kind is None else method_kind(fn), **{**options, **hooks})  # type: ignore[call-arg]
 
 
-def _bound_again(instance: Any, name: str) -> Any:
-    return getattr(instance, name)
+def _bind_again(definition: Definition, instance: Any) -> Definition:
+    return definition._bind_to(instance)
 
 
 def _lookup(module: str, qualname: str) -> Any:
@@ -305,4 +317,6 @@ def _is(test: Callable[[Any], bool], fn: Any) -> bool:
     """Whether `test` holds for a function, also behind a partial or as the `__call__` of an object."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return test(fn) or (not inspect.isroutine(fn) and not inspect.isclass(fn) and test(getattr(fn, "__call__", None)))
+    return test(fn) or (
+        not inspect.isroutine(fn) and not inspect.isclass(fn) and test(getattr(fn, "__call__", None))
+    )

@@ -79,7 +79,7 @@ class Flow(Definition, Generic[P, R]):
         self.on_unobserved_failure: str | None = options.get("on_unobserved_failure")
         if self.on_unobserved_failure not in (None, "fail", "warn"):
             raise ValueError(
-                f"'on_unobserved_failure' must be \"fail\" or \"warn\"; got {self.on_unobserved_failure!r}"
+                f'\'on_unobserved_failure\' must be "fail" or "warn"; got {self.on_unobserved_failure!r}'
             )
         super()._apply(options)
 
@@ -103,7 +103,9 @@ class Flow(Definition, Generic[P, R]):
     def _plan(self, engine: Engine) -> Plan:
         plan = super()._plan(engine)
         plan.run_name = self.flow_run_name
-        plan.forgives = engine.forgives if self.on_unobserved_failure is None else self.on_unobserved_failure == "warn"
+        plan.forgives = (
+            engine.forgives if self.on_unobserved_failure is None else self.on_unobserved_failure == "warn"
+        )
         plan.check = self._checked_parameters if self.should_validate_parameters else None
         return plan
 
@@ -146,7 +148,7 @@ class Flow(Definition, Generic[P, R]):
 
     # --- calling ----------------------------------------------------------------------------------------------
 
-    def __call__(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
         parameters = self.binder.bind(self._with_self(args), kwargs)
         waits = calls.find_waits(wait_for)
         runner = self.task_runner.duplicate()
@@ -163,7 +165,7 @@ class Flow(Definition, Generic[P, R]):
     ) -> Any:
         return await calls.call_async(calls.flow_run(self, runner, parameters, waits), return_state)
 
-    def submit(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
+    def submit(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
         """Start a subflow run in the background, on a thread of its own; returns its future at once."""
         parent = calls.submitting_run(f"{self.name}.submit")
         future = self.start(parent, self._with_self(args), kwargs, calls.find_waits(wait_for), 0)
@@ -184,7 +186,7 @@ class Flow(Definition, Generic[P, R]):
         run.index = index
         return run.engine.submit(run)
 
-    def map(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
+    def map(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
         """Start one subflow run for each element of the iterable arguments; returns the list of futures."""
         parent = calls.submitting_run(f"{self.name}.map")
         futures = maps.submit_all(self, parent, self._with_self(args), kwargs, calls.find_waits(wait_for))
@@ -192,7 +194,9 @@ class Flow(Definition, Generic[P, R]):
 
 
 def _jsonable(value: Any) -> Any:
-    from pydantic_core import to_jsonable_python  # only here: loading it costs more than the rest of the library
+    from pydantic_core import (
+        to_jsonable_python,
+    )  # only here: loading it costs more than the rest of the library
 
     try:
         return to_jsonable_python(value)

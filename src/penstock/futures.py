@@ -112,7 +112,10 @@ class _Countdown:
     __slots__ = ("_arrivals", "_enough", "_missing", "_wake", "pending")
 
     def __init__(
-        self, promises: Iterable[Promise], wake: Callable[[], None], enough: Callable[[Promise], bool] = _never
+        self,
+        promises: Iterable[Promise],
+        wake: Callable[[], None],
+        enough: Callable[[Promise], bool] = _never,
     ) -> None:
         self._wake = wake
         self._enough = enough
@@ -168,9 +171,7 @@ def _await_one(promise: Promise, timeout: float | None) -> bool:
     return opened
 
 
-async def _await_in_loop(
-    promises: Sequence[Promise], enough: Callable[[Promise], bool] = _never
-) -> None:
+async def _await_in_loop(promises: Sequence[Promise], enough: Callable[[Promise], bool] = _never) -> None:
     """The coroutine's `_await_all`."""
     if any(promise.done and enough(promise) for promise in promises):
         return
@@ -406,7 +407,11 @@ class UnexpandedFutureList(FutureList[T], graph.Upstream):
         return (yield from super().__await__())
 
     def __repr__(self) -> str:
-        return super().__repr__() if self._expansion is None else f"<FutureList of {self._promise.label}, unexpanded>"
+        return (
+            super().__repr__()
+            if self._expansion is None
+            else f"<FutureList of {self._promise.label}, unexpanded>"
+        )
 
 
 def _expanding(name: str) -> Any:
@@ -600,7 +605,9 @@ def resolve_futures_to_states(expr: Any) -> Any:
     Looks inside the containers that task arguments are searched in. Without futures the same object comes
     back. `quote(...)` stays as it is.
     """
-    return graph.replace(expr, lambda upstream: upstream if isinstance(upstream, State) else _final_state(upstream))
+    return graph.replace(
+        expr, lambda upstream: upstream if isinstance(upstream, State) else _final_state(upstream)
+    )
 
 
 def resolve_futures_to_results(expr: Any) -> Any:

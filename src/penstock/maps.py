@@ -31,7 +31,12 @@ class MapCall:
     """One call of `.map()` with everything that its children need."""
 
     def __init__(
-        self, definition: Definition, parent: Run, args: tuple[Any, ...], kwargs: dict[str, Any], waits: Sequence[Link]
+        self,
+        definition: Definition,
+        parent: Run,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        waits: Sequence[Link],
     ) -> None:
         self.definition = definition
         self.parent = parent
@@ -60,7 +65,9 @@ class MapCall:
         shared = self._shared_without_futures(args, kwargs, expansion.static)
         start = self.definition.start
         number = len(expansion.calls)
-        self.parent.engine.log(logging.INFO, f"{self.definition.name} mapped over {number:,} items", self.parent)
+        self.parent.engine.log(
+            logging.INFO, f"{self.definition.name} mapped over {number:,} items", self.parent
+        )
         return [
             start(self.parent, child_args, child_kwargs, self.waits, self.number, index, shared)
             for index, (child_args, child_kwargs) in enumerate(expansion.calls)

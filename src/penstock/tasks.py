@@ -99,11 +99,13 @@ class Task(Definition, Generic[P, R]):
 
     # --- direct call ------------------------------------------------------------------------------------------
 
-    def __call__(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
         parameters = self.binder.bind(self._with_self(args), kwargs)
         waits = calls.find_waits(wait_for)
         if self.isgenerator:
-            return generators.iterate(lambda: calls.task_run(self, parameters, waits), return_state, self.isasync)
+            return generators.iterate(
+                lambda: calls.task_run(self, parameters, waits), return_state, self.isasync
+            )
         if self.isasync:
             return self._call_async(parameters, waits, return_state)
         return calls.call(calls.task_run(self, parameters, waits), return_state)
@@ -113,7 +115,7 @@ class Task(Definition, Generic[P, R]):
 
     # --- submitting -------------------------------------------------------------------------------------------
 
-    def submit(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
+    def submit(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
         """Start a run in the background; returns its future at once, also for an asynchronous task.
 
         Futures among the arguments, and in `wait_for`, are waited for without holding a thread. With
@@ -141,7 +143,7 @@ class Task(Definition, Generic[P, R]):
         engine.attach(run, waits, plain)
         return engine.submit(run)
 
-    def map(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
+    def map(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
         """Start one run for each element of the iterable arguments; returns the list of futures at once.
 
         Arguments that are not iterable, strings, and what is wrapped in `unmapped` are given to every run.
@@ -152,7 +154,12 @@ class Task(Definition, Generic[P, R]):
         return calls.final_states(futures) if return_state else futures
 
     def imap(
-        self, *args: Any, max_pending: int | None = None, ordered: bool = False, wait_for: Any = None, **kwargs: Any
+        self,
+        *args: Any,
+        max_pending: int | None = None,
+        ordered: bool = False,
+        wait_for: Any = None,
+        **kwargs: Any,
     ) -> Pulled[Any]:
         """Map lazily over large or endless iterables, with at most `max_pending` runs at a time.
 

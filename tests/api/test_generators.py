@@ -554,7 +554,7 @@ def test_a_time_limit_ends_the_iteration(decorate: Any, kind: str, journal: Jour
     async def aslow() -> AsyncIterator[int]:
         try:
             yield 0
-            await asyncio.Event().wait()
+            await asyncio.sleep(2)
         finally:
             log.append("finally")
 
@@ -633,7 +633,7 @@ def test_a_submitted_generator_fails_retries_and_times_out(kind: str) -> None:
 
     async def aslow() -> AsyncIterator[int]:
         yield 1
-        await asyncio.Event().wait()
+        await asyncio.sleep(2)
 
     def slow() -> Iterator[int]:
         yield 1

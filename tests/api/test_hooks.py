@@ -18,7 +18,15 @@ from penstock.states import Cancelled, Completed, Crashed, Failed, State, StateT
 from penstock.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
 
 HOOKS = ["on_running", "on_completion", "on_failure", "on_cancellation", "on_crashed"]
-WAYS = ["direct", "submitted", "one worker", "sequential", "async direct", "async submitted", "async sequential"]
+WAYS = [
+    "direct",
+    "submitted",
+    "one worker",
+    "sequential",
+    "async direct",
+    "async submitted",
+    "async sequential",
+]
 FLOW_WAYS = ["direct", "async direct", "subflow", "submitted", "async submitted"]
 
 every_way = pytest.mark.parametrize("way", WAYS)
@@ -259,7 +267,9 @@ def test_a_blocked_run_fires_no_hooks(way: str) -> None:
     @flow(task_runner=runner_for(way))
     def main() -> State[Any]:
         upstream = failing.submit()
-        state = work(upstream, return_state=True) if way == "direct" else work.submit(upstream, return_state=True)
+        state = (
+            work(upstream, return_state=True) if way == "direct" else work.submit(upstream, return_state=True)
+        )
         assert isinstance(state.data, UpstreamTaskError)
         return Completed(data=state.name)
 
@@ -429,7 +439,9 @@ def test_a_failure_hook_gets_the_very_exception(way: str) -> None:
 def test_hooks_see_the_parameters() -> None:
     seen: list[Any] = []
 
-    @task(on_completion=[lambda task, run, state: seen.append((get_run_context().parameters, run.parameters))])
+    @task(
+        on_completion=[lambda task, run, state: seen.append((get_run_context().parameters, run.parameters))]
+    )
     def work(x: int, y: int = 2) -> None: ...
 
     @flow
@@ -685,7 +697,9 @@ def test_a_system_exit_in_a_hook_is_an_error_like_any_other(
 
 @every_way
 def test_what_a_hook_returns_is_ignored(way: str) -> None:
-    _, state = run_task(way, lambda: 1, on_completion=[lambda t, r, s: Failed()], on_running=[lambda t, r, s: 2])
+    _, state = run_task(
+        way, lambda: 1, on_completion=[lambda t, r, s: Failed()], on_running=[lambda t, r, s: 2]
+    )
     assert state.result() == 1
 
 

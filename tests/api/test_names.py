@@ -366,7 +366,9 @@ def test_the_name_is_computed_once_before_the_first_attempt_runs(way: str) -> No
             raise ValueError
 
     t = task(
-        task_run_name=name, retries=2, on_running=[lambda task, run, state: events.append(f"running {run.name}")]
+        task_run_name=name,
+        retries=2,
+        on_running=[lambda task, run, state: events.append(f"running {run.name}")],
     )
     wanted: Any = body
     if way.startswith("async"):

@@ -217,7 +217,9 @@ def test_arguments_that_do_not_bind_make_no_run(
     async def abody(n: int) -> None: ...
     def body(n: int) -> None: ...
 
-    main: Any = flow(name="my-flow", on_failure=[lambda f, r, s: hooks.append(s)])(abody if is_async else body)
+    main: Any = flow(name="my-flow", on_failure=[lambda f, r, s: hooks.append(s)])(
+        abody if is_async else body
+    )
     with pytest.raises(ParameterBindError) as raised:
         call = main(*args, **kwargs)
         asyncio.run(call)
@@ -298,7 +300,9 @@ def test_args_kwargs_and_positional_only_parameters_are_validated() -> None:
 
 def test_parameters_may_have_any_name() -> None:
     @flow
-    def main(model_config: int, json: int, copy: int, _private: int, __dunder: int = 1, schema: int = 2) -> Any:
+    def main(
+        model_config: int, json: int, copy: int, _private: int, __dunder: int = 1, schema: int = 2
+    ) -> Any:
         return model_config + json + copy + _private + __dunder + schema
 
     assert main("1", "2", "3", "4") == 13  # type: ignore[arg-type]
@@ -476,7 +480,17 @@ def circular() -> list[Any]:
 
 @pytest.mark.parametrize(
     "value",
-    [Nasty(), [Nasty()], {"a": Nasty()}, lambda: 1, threading.Lock(), circular(), b"\xff", "\ud800", float("nan")],
+    [
+        Nasty(),
+        [Nasty()],
+        {"a": Nasty()},
+        lambda: 1,
+        threading.Lock(),
+        circular(),
+        b"\xff",
+        "\ud800",
+        float("nan"),
+    ],
     ids=["object", "list", "dict", "lambda", "lock", "circle", "bytes", "surrogate", "nan"],
 )
 @pytest.mark.parametrize("way", WAYS)
@@ -486,7 +500,9 @@ def test_parameters_that_cannot_be_stored_never_fail_a_run(own_store: Path, valu
     try:
         (root,) = reader.runs()
         assert root.status == "COMPLETED"
-        assert '"p"' in (root.parameters if way in ("direct", "async") else reader.tree(root.id)[0].parameters)
+        assert '"p"' in (
+            root.parameters if way in ("direct", "async") else reader.tree(root.id)[0].parameters
+        )
     finally:
         reader.close()
 
@@ -552,5 +568,7 @@ def test_pydantic_is_only_loaded_when_it_is_needed(tmp_path: Path) -> None:
         """)
     )
     environment = {**os.environ, "PENSTOCK_HOME": str(tmp_path / "home")}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=30)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=30
+    )
     assert done.returncode == 0, done.stderr

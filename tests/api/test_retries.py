@@ -21,7 +21,15 @@ from penstock.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
 from penstock.tasks import exponential_backoff
 from penstock.testing.clock import ManualClock
 
-WAYS = ["direct", "submitted", "one worker", "sequential", "async direct", "async submitted", "async sequential"]
+WAYS = [
+    "direct",
+    "submitted",
+    "one worker",
+    "sequential",
+    "async direct",
+    "async submitted",
+    "async sequential",
+]
 FLOW_WAYS = ["direct", "async direct", "subflow", "submitted", "async submitted"]
 every_way = pytest.mark.parametrize("way", WAYS)
 every_flow_way = pytest.mark.parametrize("way", FLOW_WAYS)
@@ -339,7 +347,9 @@ def test_a_thousand_pauses_need_no_threads(clock: ManualClock) -> None:
         clock.wait_for_timers(1000, timeout=30)
         assert threading.active_count() <= before + 4
         clock.advance(60)
-        return len([1 for error in futures.result(raise_on_failure=False) if isinstance(error, ZeroDivisionError)])
+        return len(
+            [1 for error in futures.result(raise_on_failure=False) if isinstance(error, ZeroDivisionError)]
+        )
 
     assert main() == 1000
 
@@ -570,7 +580,15 @@ def test_a_condition_that_is_not_callable_is_refused() -> None:
 @every_way
 @pytest.mark.parametrize(
     "end",
-    [ValueError(), TimeoutError("late"), Failed(), Crashed(), FailedRun("x"), StopIteration(), UpstreamTaskError("x")],
+    [
+        ValueError(),
+        TimeoutError("late"),
+        Failed(),
+        Crashed(),
+        FailedRun("x"),
+        StopIteration(),
+        UpstreamTaskError("x"),
+    ],
     ids=lambda end: type(end).__name__ if isinstance(end, Exception) else end.name,
 )
 def test_exceptions_and_bad_states_are_tried_again(way: str, end: Any) -> None:
@@ -587,7 +605,9 @@ def test_a_bad_state_that_stays_bad_is_the_end(way: str) -> None:
 
 
 @every_way
-@pytest.mark.parametrize("end", [Cancelled(), Completed(name="Skipped"), None], ids=["Cancelled", "Skipped", "None"])
+@pytest.mark.parametrize(
+    "end", [Cancelled(), Completed(name="Skipped"), None], ids=["Cancelled", "Skipped", "None"]
+)
 def test_what_is_no_failure_is_not_tried_again(way: str, end: Any) -> None:
     attempts = Attempts(end, AssertionError("a second attempt"))
     state = run_task(way, attempts, retries=2)
@@ -750,7 +770,10 @@ def test_the_attempts_of_a_flow_are_recorded(own_store: Path) -> None:
     run_flow("direct", Attempts(ValueError("one"), "fine"), retries=1, flow_run_name="mine")
     run, rows, _ = rows_of(own_store, "mine")
     assert (run.attempts, run.state_name) == (2, "Completed")
-    assert [(row.number, row.state_name, row.error) for row in rows] == [(1, "Failed", "one"), (2, "Completed", None)]
+    assert [(row.number, row.state_name, row.error) for row in rows] == [
+        (1, "Failed", "one"),
+        (2, "Completed", None),
+    ]
 
 
 # --- retries of flows ---------------------------------------------------------------------------------------------

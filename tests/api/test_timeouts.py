@@ -37,10 +37,24 @@ SOON = 0.05  # seconds: the limits of bodies that are to run into them
 LATE = 0.5  # seconds after the deadline by which everybody is released
 
 
+class Gate(threading.Event):
+    """An event that can also be waited for in one blocking call, where no exception arrives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+    def set(self) -> None:
+        if not self.is_set():
+            super().set()
+            self.lock.release()
+
+
 @pytest.fixture
-def gate() -> Iterator[threading.Event]:
+def gate() -> Iterator[Gate]:
     """What stuck bodies wait for; opened in the end, so that their threads go away."""
-    gate = threading.Event()
+    gate = Gate()
     yield gate
     gate.set()
 
@@ -178,7 +192,8 @@ def test_the_names_of_the_states(hurried: None) -> None:
 
     main()
     assert seen == [
-        (StateType.FAILED, "TimedOut", f"Task run 'spin-{n}' exceeded timeout of 0.03 second(s)") for n in (0, 1)
+        (StateType.FAILED, "TimedOut", f"Task run 'spin-{n}' exceeded timeout of 0.03 second(s)")
+        for n in (0, 1)
     ]
 
 
@@ -209,7 +224,8 @@ def test_the_record_of_a_timeout(own_store: Path, hurried: None) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [TimeoutError("mine"), asyncio.TimeoutError(), socket.timeout("s"), type("Mine", (TimeoutError,), {})()]
+    "error",
+    [TimeoutError("mine"), asyncio.TimeoutError(), socket.timeout("s"), type("Mine", (TimeoutError,), {})()],
 )
 @pytest.mark.parametrize("limit", [None, 5])
 def test_a_timeout_error_of_any_origin_is_a_timeout(error: Exception, limit: float | None) -> None:
@@ -223,7 +239,7 @@ def test_a_timeout_error_of_any_origin_is_a_timeout(error: Exception, limit: flo
     assert main() is True
 
 
-def test_running_into_the_limit_of_a_wait_is_a_timeout(gate: threading.Event) -> None:
+def test_running_into_the_limit_of_a_wait_is_a_timeout(gate: Gate) -> None:
     held = task(lambda: gate.wait(5))
 
     @task
@@ -269,7 +285,9 @@ def _process() -> None:
 
 
 BLOCKING = [lambda: time.sleep(30), _queue, _lock, _socket, _process, spin]
-blocking = pytest.mark.parametrize("body", BLOCKING, ids=["sleep", "queue", "lock", "socket", "process", "spin"])
+blocking = pytest.mark.parametrize(
+    "body", BLOCKING, ids=["sleep", "queue", "lock", "socket", "process", "spin"]
+)
 
 
 @blocking
@@ -424,7 +442,7 @@ def test_a_direct_call_on_another_thread_is_interrupted_between_bytecodes(kind: 
 
 
 def test_a_blocking_call_on_another_thread_is_warned_about_and_its_result_discarded(
-    gate: threading.Event, caplog: pytest.LogCaptureFixture
+    gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The caller's own thread is in it, so it cannot be left; the warning comes while it is stuck."""
     returned: list[str] = []
@@ -453,9 +471,10 @@ def test_a_blocking_call_on_another_thread_is_warned_about_and_its_result_discar
     assert ".submit()" in warning
 
 
-def _wait_in_c(gate: threading.Event) -> None:
+def _wait_in_c(gate: Gate) -> None:
     """Wait where no exception arrives: inside one call of a lock."""
-    gate.wait()
+    gate.lock.acquire()
+    gate.lock.release()
 
 
 # --- submitted synchronous tasks ------------------------------------------------------------------------------------
@@ -485,7 +504,7 @@ def test_a_submitted_task_is_interrupted_between_bytecodes(caplog: pytest.LogCap
 
 @pytest.mark.parametrize("workers", [None, 1])
 def test_a_stuck_thread_is_written_off_in_time(
-    gate: threading.Event, caplog: pytest.LogCaptureFixture, workers: int | None
+    gate: Gate, caplog: pytest.LogCaptureFixture, workers: int | None
 ) -> None:
     threads: list[str] = []
 
@@ -522,7 +541,9 @@ def test_a_stuck_thread_is_written_off_in_time(
 
 
 @pytest.mark.parametrize("workers", [None, 1, 2])
-def test_many_stuck_threads_do_not_use_up_a_pool(gate: threading.Event, workers: int | None, hurried: None) -> None:
+def test_many_stuck_threads_do_not_use_up_a_pool(
+    gate: Gate, workers: int | None, hurried: None
+) -> None:
     stuck = task(timeout_seconds=0.01)(lambda n: _wait_in_c(gate))
 
     @flow(task_runner=ThreadPoolTaskRunner(workers))
@@ -582,7 +603,7 @@ def test_a_value_returned_within_the_grace_is_discarded() -> None:
     assert in_thread(lambda: late(return_state=True)).name == "TimedOut"
 
 
-def test_what_a_written_off_body_does_later_changes_nothing(gate: threading.Event, hurried: None) -> None:
+def test_what_a_written_off_body_does_later_changes_nothing(gate: Gate, hurried: None) -> None:
     events: list[Any] = []
     done = threading.Event()
 
@@ -631,7 +652,9 @@ def test_written_off_threads_do_not_keep_the_interpreter_alive(tmp_path: Path) -
     )
     environment = {**os.environ, "PENSTOCK_HOME": str(tmp_path / "home")}
     watch = Stopwatch()
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=30)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=30
+    )
     assert (done.stdout, done.returncode) == ("TaskRunTimeoutError TaskRunTimeoutError\n", 0), done.stderr
     assert watch.seconds < 5
 
@@ -765,7 +788,7 @@ def test_an_async_body_that_does_not_end_is_left_behind(way: str, caplog: pytest
             await asyncio.sleep(0.001)
 
     try:
-        main() if way == "submitted" else asyncio.run(amain())
+        in_thread(main if way == "submitted" else lambda: asyncio.run(amain()), 2)
     finally:
         go_on.set()
     (warning,) = warnings_in(caplog)
@@ -773,7 +796,7 @@ def test_an_async_body_that_does_not_end_is_left_behind(way: str, caplog: pytest
     assert "still running" in warning
 
 
-def test_a_background_loop_that_is_blocked_is_replaced(gate: threading.Event) -> None:
+def test_a_background_loop_that_is_blocked_is_replaced(gate: Gate) -> None:
     @task(timeout_seconds=SOON)
     async def blocks() -> str:
         _wait_in_c(gate)
@@ -847,7 +870,7 @@ def test_a_limit_of_asyncios_inside_a_body_is_the_bodys_own_business() -> None:
 # --- the clock ------------------------------------------------------------------------------------------------------
 
 
-def test_waiting_for_inputs_and_for_a_slot_does_not_count(clock: ManualClock, gate: threading.Event) -> None:
+def test_waiting_for_inputs_and_for_a_slot_does_not_count(clock: ManualClock, gate: Gate) -> None:
     started = threading.Event()
 
     @task
@@ -893,7 +916,7 @@ def test_retry_delays_do_not_count_and_every_attempt_has_the_whole_limit(clock: 
     assert main() == "fine"
 
 
-def test_the_clock_stops_when_the_body_returns(clock: ManualClock, gate: threading.Event) -> None:
+def test_the_clock_stops_when_the_body_returns(clock: ManualClock, gate: Gate) -> None:
     """What the body has submitted may take longer than the body's own limit."""
     returned = threading.Event()
     child = task(lambda: gate.wait(5))
@@ -927,7 +950,7 @@ def test_a_limit_that_was_met_leaves_no_timer(clock: ManualClock) -> None:
     assert clock.timers() == 0
 
 
-def test_waiting_in_a_body_counts(hurried: None, gate: threading.Event) -> None:
+def test_waiting_in_a_body_counts(hurried: None, gate: Gate) -> None:
     held = task(lambda: gate.wait(5))
 
     @task(timeout_seconds=SOON)
@@ -963,7 +986,9 @@ def test_a_timeout_is_tried_again(hurried: None) -> None:
     assert main() == "fine"
 
 
-def test_an_attempt_that_was_written_off_is_tried_again_elsewhere(gate: threading.Event, hurried: None) -> None:
+def test_an_attempt_that_was_written_off_is_tried_again_elsewhere(
+    gate: Gate, hurried: None
+) -> None:
     made: list[str] = []
 
     @task(timeout_seconds=SOON, retries=1)
@@ -1078,7 +1103,7 @@ def test_a_flow_that_waits_is_released(request: Any, hurried: None, how: str, wh
     assert future.state.name == "Cancelled"
 
 
-def test_a_flow_that_times_out_ends_its_runs(hurried: None, gate: threading.Event) -> None:
+def test_a_flow_that_times_out_ends_its_runs(hurried: None, gate: Gate) -> None:
     stuck = task(name="stuck")(lambda: _wait_in_c(gate))
     polite = task(name="polite")(spin)
     apolite = task(name="apolite")(_sleep)
@@ -1111,7 +1136,7 @@ def test_a_flow_that_times_out_ends_its_runs(hurried: None, gate: threading.Even
     assert f"{__file__}:" in str(error)
 
 
-def test_the_caller_of_a_flow_is_released_whatever_its_tasks_do(gate: threading.Event) -> None:
+def test_the_caller_of_a_flow_is_released_whatever_its_tasks_do(gate: Gate) -> None:
     stuck = task(lambda: _wait_in_c(gate))
 
     @flow(timeout_seconds=SOON)

@@ -17,7 +17,13 @@ from penstock._core.outcome import Outcome
 from penstock._engine import interrupt
 from penstock._engine.context import current_run
 from penstock._engine.requests import deliver
-from penstock.exceptions import CancelledRun, CancelSignal, FlowRunTimeoutError, TaskRunTimeoutError, TerminationSignal
+from penstock.exceptions import (
+    CancelledRun,
+    CancelSignal,
+    FlowRunTimeoutError,
+    TaskRunTimeoutError,
+    TerminationSignal,
+)
 
 if TYPE_CHECKING:
     import asyncio

@@ -49,7 +49,9 @@ class _Console(logging.StreamHandler[Any]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(asctime)s | %(levelname)-7s | %(penstock_run)s - %(message)s", "%H:%M:%S"))
+        self.setFormatter(
+            logging.Formatter("%(asctime)s | %(levelname)-7s | %(penstock_run)s - %(message)s", "%H:%M:%S")
+        )
 
     def emit(self, record: logging.LogRecord) -> None:
         if logging.root.handlers:
@@ -78,7 +80,9 @@ def _text(record: logging.LogRecord) -> str:
     return text
 
 
-def _dispatch_print(*values: object, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False) -> None:
+def _dispatch_print(
+    *values: object, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False
+) -> None:
     run = current_run.get()
     if run is None or not run.plan.log_prints or file not in (None, sys.stdout, sys.stderr):
         _print(*values, sep=sep, end=end, file=file, flush=flush)

@@ -60,7 +60,7 @@ class Engine:
         self.clock = clocks.get()
         self.now = self.clock.now
         self.ids: Iterator[int] = id_block()
-        self.plans: dict[Any, Plan] = {}
+        self.plans: dict[int, Plan] = {}  # by id of the definition, which the plan keeps alive
         self.failures: list[Run] = []  # root failures below this engine's root, in the order of their ends
         self.root: Run = None  # type: ignore[assignment]  # set by open_root, before anything else happens
         self.closing = outer is not None and outer.closing  # nothing new starts
@@ -91,12 +91,16 @@ class Engine:
 
     # --- starting runs ----------------------------------------------------------------------------------------
 
-    def new_root(self, plan: Plan, parameters: dict[str, Any], parent: Run | None, tags: frozenset[str]) -> Run:
+    def new_root(
+        self, plan: Plan, parameters: dict[str, Any], parent: Run | None, tags: frozenset[str]
+    ) -> Run:
         """Make the run that this engine exists for."""
         self.root = Run(next(self.ids), plan, self, parent, parameters, tags)
         return self.root
 
-    def new_run(self, plan: Plan, parameters: dict[str, Any], parent: Run, number: int, index: int | None) -> Run:
+    def new_run(
+        self, plan: Plan, parameters: dict[str, Any], parent: Run, number: int, index: int | None
+    ) -> Run:
         """Make a task run. Its parent waits for it from the moment that a driver takes it over."""
         tags = current_tags.get() | plan.tags if plan.tags else current_tags.get()
         return Run(next(self.ids), plan, self, parent, parameters, tags, number, index)
@@ -247,7 +251,9 @@ class Engine:
                 return
             waited_for = run.pending is call
         place = interrupt.where(call)
-        _logger.warning("%s did not stop within %g s; still running in %s%s", run.label, grace, place, _cure(call))
+        _logger.warning(
+            "%s did not stop within %g s; still running in %s%s", run.label, grace, place, _cure(call)
+        )
         if not waited_for:
             return  # a direct call: its caller's own thread is in it and cannot be released
         for place_of_call in (call.worker, call.slot):
@@ -313,9 +319,13 @@ class Engine:
     def summary(self, run: Run) -> str:
         """One sentence about how the root run ended."""
         took = (run.ended or self.now()) - (run.first_started or run.created)
-        runs = [f"{self._counts[kind]} {kind}" for kind in ("task runs", "subflow runs") if self._counts[kind]]
+        runs = [
+            f"{self._counts[kind]} {kind}" for kind in ("task runs", "subflow runs") if self._counts[kind]
+        ]
         rest = [
-            f"{self._counts[name]} {name}" for name in ("failed", "crashed", "cancelled", "retried") if self._counts[name]
+            f"{self._counts[name]} {name}"
+            for name in ("failed", "crashed", "cancelled", "retried")
+            if self._counts[name]
         ]
         counted = f" · {', '.join(runs)}" + (f" ({', '.join(rest)})" if rest else "") if runs else ""
         return f"{run.path} {run.state_name().upper()} in {took:.3g} s{counted}"

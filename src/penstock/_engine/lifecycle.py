@@ -21,6 +21,8 @@ from penstock._engine import ending
 from penstock._engine.attempt import Call
 from penstock._engine.requests import Acquire, Aside, Inputs, Sleep
 
+from penstock._engine.waiting import refuse_circular_inputs
+
 if TYPE_CHECKING:
     from penstock._engine.run import Run
 
@@ -65,6 +67,10 @@ def lifecycle(run: Run) -> Life:
 
 
 def _await_inputs(run: Run) -> Step:
+    try:
+        refuse_circular_inputs(run)
+    except ValueError as error:
+        return run.fail(Event.REFUSED, error)
     blocker = yield Inputs(run.links)
     if type(blocker) is Outcome:
         return ending.crash(run, blocker)

@@ -67,9 +67,7 @@ def _row(run: Run) -> RunRow:
 def attempt_row(run: Run, error: BaseException | None) -> AttemptRow:
     """The attempt that has just ended and will be followed by another."""
     name = "TimedOut" if isinstance(error, TimeoutError) else "Failed"
-    return AttemptRow(
-        as_hex(run.id), run.attempt, run.started, run.engine.now(), name, *_described(error)
-    )
+    return AttemptRow(as_hex(run.id), run.attempt, run.started, run.engine.now(), name, *_described(error))
 
 
 def _described(error: BaseException | None) -> tuple[str | None, str | None, str | None]:

@@ -231,6 +231,11 @@ class Run:
             run = run.parent
         return run
 
+    @property
+    def has_future(self) -> bool:
+        """Whether it was submitted, so that somebody may hold its future."""
+        return self.context is not None
+
     def ancestors(self) -> Generator[Run, None, None]:
         """The run itself, the run that called it, and so on up to the root run."""
         run: Run | None = self
@@ -406,9 +411,7 @@ class Run:
         """Take responsibility for `child`: this run does not end before it. Raises if this run has ended."""
         with self.lock:
             if self.done:
-                raise RuntimeError(
-                    f"{self.label} has ended: work can be submitted only while it runs"
-                )
+                raise RuntimeError(f"{self.label} has ended: work can be submitted only while it runs")
             if self.children is None:
                 self.children = {}
             self.children[child.id] = child

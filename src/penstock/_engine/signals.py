@@ -41,7 +41,10 @@ class Guard:
 
     def install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) not in (None, signal.SIG_IGN):  # None: not Python's, so not ours to restore
+            if signal.getsignal(number) not in (
+                None,
+                signal.SIG_IGN,
+            ):  # None: not Python's, so not ours to restore
                 self._previous[number] = signal.signal(number, self._on_signal)
         interrupt.arm_alarm()
 
@@ -84,7 +87,9 @@ class Guard:
         """Nothing may be raised inside an event loop: cancel the task that the run is part of."""
         handler = self._previous[signal.Signals(number)]
         if callable(handler) and handler is not signal.default_int_handler:
-            handler(number, frame)  # asyncio.run has one of its own, which also makes it raise KeyboardInterrupt
+            handler(
+                number, frame
+            )  # asyncio.run has one of its own, which also makes it raise KeyboardInterrupt
         else:
             self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 

@@ -40,7 +40,9 @@ def block(gate: Gate, timeout: float | None, among: Sequence[Any] = (), *, mind_
     run = current_run.get()
     call = None if run is None else run.call
     if call is None or call.thread != get_ident():
-        return _wait_without_slot(gate, timeout)  # not in a body: in a hook, a callback, or the user's own thread
+        return _wait_without_slot(
+            gate, timeout
+        )  # not in a body: in a hook, a callback, or the user's own thread
     if len(among) != 1:
         return _suspend(call, gate, timeout)
     return _block_on(call, gate, timeout, among[0])
@@ -164,6 +166,19 @@ def refuse_cycle(run: Run, target: Any) -> None:
         if other not in seen and not other.done:
             seen.add(other)
             ahead.extend(_needs(other))
+
+
+def refuse_circular_inputs(run: Run) -> None:
+    """Raise `ValueError` if an input of `run` cannot end before a run that `run` is part of.
+
+    Only below a submitted run: nobody holds a future of the others. Runs with the same parent were checked when
+    they were submitted, and what they wait for cannot change.
+    """
+    if not any(ancestor.has_future for ancestor in run.ancestors() if ancestor is not run):
+        return
+    for upstream in run.upstream_runs():
+        if getattr(upstream, "parent", None) is not run.parent:
+            refuse_cycle(run, upstream)
 
 
 def _needs(run: Any) -> Iterator[Any]:

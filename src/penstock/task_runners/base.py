@@ -202,4 +202,3 @@ def _no_sessions(runner: TaskRunner) -> Any:
 
 open_session: Any = _no_sessions
 """Makes the run that stands for a runner used alone. Set by `penstock.flows`, which a runner may not import."""
-
