@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import penstock._engine.waiting
-from penstock import Future, FutureList, as_completed, flow, runtime, task, wait
-from penstock.exceptions import CancelledRun, CrashedRun, UpstreamTaskError
+from penstock import Future, FutureList, as_completed, flow, get_run_logger, runtime, task, wait
+from penstock.exceptions import CancelledRun, CrashedRun, MissingContextError, UpstreamTaskError
 from penstock.states import StateType
 from penstock.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
 
@@ -658,6 +658,41 @@ def test_a_cancelled_wait_for_inputs_ends_the_run_crashed_before_its_body() -> N
 
     asyncio.run(main())
     assert ran == [] and states == [StateType.CRASHED]
+
+
+@pytest.mark.parametrize("kind", ["flow", "task", "task in flow"])
+def test_a_cancellation_after_the_body_does_not_leave_the_run_unfinished(kind: str) -> None:
+    kept: list[Any] = []
+
+    def cancel_caller(definition: Any, run: Any, state: Any) -> None:
+        kept.append(run)
+        current = asyncio.current_task()
+        assert current is not None
+        current.cancel()
+
+    async def body() -> int:
+        return 1
+
+    decorate: Any = flow if kind == "flow" else task
+    inner: Any = decorate(on_completion=[cancel_caller])(body)
+
+    @flow
+    async def around() -> str:
+        with pytest.raises(asyncio.CancelledError):
+            await inner()
+            await asyncio.sleep(0)
+        return "went on"
+
+    async def outside() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await inner()
+            await asyncio.sleep(0)
+
+    asyncio.run(around() if kind == "task in flow" else outside())
+    [run] = kept
+    assert run.state.type is StateType.COMPLETED
+    with pytest.raises(MissingContextError):  # no run is active any more
+        get_run_logger()
 
 
 def test_return_state_does_not_swallow_asyncio_cancellation() -> None:

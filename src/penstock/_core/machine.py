@@ -140,7 +140,6 @@ TRANSITIONS: Mapping[tuple[Status, Event], tuple[Rule, ...]] = {
     (Status.PENDING, Event.BLOCKED): (Rule(Status.FAILED, Command.FINISH, Reason.UPSTREAM),),
     (Status.PENDING, Event.REFUSED): _REFUSE,
     (Status.PENDING, Event.CRASHED): _CRASH,
-    (Status.PENDING, Event.LOST): (_RETRY, *_CRASH),
     (Status.PENDING, Event.CANCEL_ASKED): _CANCEL,
     # Between attempts, and in line for a limit.
     (Status.WAITING, Event.GRANTED): (Rule(Status.WAITING, Command.ATTEMPT),),
@@ -148,7 +147,6 @@ TRANSITIONS: Mapping[tuple[Status, Event], tuple[Rule, ...]] = {
     (Status.WAITING, Event.STARTED): (Rule(Status.RUNNING, Command.RUN),),
     (Status.WAITING, Event.REFUSED): _REFUSE,
     (Status.WAITING, Event.CRASHED): _CRASH,
-    (Status.WAITING, Event.LOST): (_RETRY, *_CRASH),
     (Status.WAITING, Event.CANCEL_ASKED): _CANCEL,
     # While the body runs.
     (Status.RUNNING, Event.RETURNED): (Rule(Status.COMPLETED, Command.FINISH),),
@@ -156,7 +154,6 @@ TRANSITIONS: Mapping[tuple[Status, Event], tuple[Rule, ...]] = {
     (Status.RUNNING, Event.TIMED_OUT): (_RETRY, Rule(Status.FAILED, Command.FINISH, Reason.DEADLINE)),
     (Status.RUNNING, Event.LOST): (_RETRY, *_CRASH),
     (Status.RUNNING, Event.CRASHED): _CRASH,
-    (Status.RUNNING, Event.REFUSED): _REFUSE,
     (Status.RUNNING, Event.STOPPED): _CANCEL,
     (Status.RUNNING, Event.CANCEL_ASKED): (Rule(Status.RUNNING, Command.INTERRUPT, guard=not_yet_asked),),
 }

@@ -162,6 +162,9 @@ class Engine:
         if call.run is self.root and call.run.plan.kind == "flow":
             self._execute_apart(call)
             return
+        if not call.needs_thread and not self.runner.capabilities.runs_async:
+            self.perform(call)
+            return
         try:
             if not self._runner_started:
                 self._runner_started = True
@@ -185,6 +188,8 @@ class Engine:
         """The outcome of a call that was executed elsewhere; an exception means that it was lost on the way."""
         error = result.exception() if not result.cancelled() else None
         if error is not None:
+            call.begin()  # a lost attempt counts, also if its worker died before it could enter the body
+            call.end()
             deliver(call.run, call, Outcome(Event.LOST, error=_lost_error(error)))
             return
         call.report(None if result.cancelled() else result.result())

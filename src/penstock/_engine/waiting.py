@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from penstock.task_runners.base import LoopSlot
 
 _blocked: dict[Any, Any] = {}  # run whose body waits for one other run -> that run
+_LOOK_AGAIN = 0.02  # seconds
 _HELP_DEPTH = 20  # bodies that a thread may have open at once for each other; each takes a dozen stack frames
 _ADVICE = "use `await fut`, `await futures` or `async for fut in as_completed(futures)`"
 
@@ -54,6 +55,8 @@ def _block_on(call: Call, gate: Gate, timeout: float | None, target: Any) -> boo
     try:
         if timeout is None and _help(call, target):
             drain()
+        if timeout is None and call.on_worker and here.slot is None:
+            return _help_until_open(call, gate, target)
         return _suspend(call, gate, timeout)
     finally:
         del _blocked[call.run]
@@ -89,16 +92,24 @@ def stop_if_asked(call: Call | None) -> None:
         raise CancelSignal
 
 
+def _help_until_open(call: Call, gate: Gate, target: Any) -> bool:
+    """Wait inside a runner that cannot lend a blocked worker's slot: what `target` needs may be queued behind it."""
+    while not _suspend(call, gate, _LOOK_AGAIN):
+        if _help(call, target):
+            drain()
+    return True
+
+
 def _help(call: Call, target: Any) -> bool:
     """Execute the run that this body waits for, if it is ready and nobody has begun: no thread needs to switch.
 
     Only ever the very run that is waited for: a stranger could want a lock that this body holds. Only inside a
     runner's worker, which is idle meanwhile: on the flow's own thread it would be one body too many.
     """
-    request = getattr(target, "pending", None)
-    if not call.on_worker or here.depth >= _HELP_DEPTH or not getattr(request, "needs_thread", False):
+    if not call.on_worker or here.depth >= _HELP_DEPTH:
         return False
-    if request.claimed or target.plan.kind == "flow":
+    request = _ready_call(target)
+    if request is None:
         return False
     here.depth += 1
     try:
@@ -106,6 +117,20 @@ def _help(call: Call, target: Any) -> bool:
     finally:
         here.depth -= 1
     return True
+
+
+def _ready_call(target: Any) -> Any:
+    """The call of the run that is waited for, or of one that it needs, if it is ready and nobody has begun it."""
+    ahead, seen = [target], set()
+    while ahead:
+        run = ahead.pop()
+        request = getattr(run, "pending", None)
+        if getattr(request, "needs_thread", False) and not request.claimed and run.plan.kind == "task":
+            return request
+        if here.slot is None and run not in seen and not run.done:  # with slots, others do the rest
+            seen.add(run)
+            ahead.extend(_needs(run))
+    return None
 
 
 async def rest(waiter: asyncio.Future[None], among: Sequence[Any] = ()) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import Future as StandardFuture
 from typing import Any, Self
 
 from penstock import settings
-from penstock.task_runners.base import Call, TaskRunner, at_shutdown
+from penstock.task_runners.base import Call, Capabilities, TaskRunner, at_shutdown
 from penstock.task_runners.pool import Pool
 
 
@@ -22,6 +22,8 @@ class ThreadPoolTaskRunner(TaskRunner):
 
     Raises `ValueError` if `max_workers` is not an integer of at least 1.
     """
+
+    capabilities = Capabilities(runs_async=True)  # it counts them, though they run on the background loop
 
     def __init__(self, max_workers: int | None = None) -> None:
         if max_workers is not None and (type(max_workers) is not int or max_workers < 1):
