@@ -660,7 +660,7 @@ def test_a_cancelled_wait_for_inputs_ends_the_run_crashed_before_its_body() -> N
     assert ran == [] and states == [StateType.CRASHED]
 
 
-@pytest.mark.parametrize("kind", ["flow", "task", "task in flow"])
+@pytest.mark.parametrize("kind", ["flow", "task", "flow in flow", "task in flow"])
 def test_a_cancellation_after_the_body_does_not_leave_the_run_unfinished(kind: str) -> None:
     kept: list[Any] = []
 
@@ -673,7 +673,7 @@ def test_a_cancellation_after_the_body_does_not_leave_the_run_unfinished(kind: s
     async def body() -> int:
         return 1
 
-    decorate: Any = flow if kind == "flow" else task
+    decorate: Any = flow if kind.startswith("flow") else task
     inner: Any = decorate(on_completion=[cancel_caller])(body)
 
     @flow
@@ -688,7 +688,7 @@ def test_a_cancellation_after_the_body_does_not_leave_the_run_unfinished(kind: s
             await inner()
             await asyncio.sleep(0)
 
-    asyncio.run(around() if kind == "task in flow" else outside())
+    asyncio.run(around() if kind.endswith("in flow") else outside())
     [run] = kept
     assert run.state.type is StateType.COMPLETED
     with pytest.raises(MissingContextError):  # no run is active any more
