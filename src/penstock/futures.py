@@ -106,7 +106,7 @@ def _is_bad(promise: Promise) -> bool:
     return promise.failed
 
 
-class _Countdown:
+class Countdown:
     """Calls `wake` once: when every promise is done, or when `enough` says so of one that is."""
 
     __slots__ = ("_arrivals", "_enough", "_missing", "_wake", "pending")
@@ -124,6 +124,8 @@ class _Countdown:
         self._missing = len(self.pending)
 
     def start(self) -> None:
+        if not self.pending:
+            self._wake()
         for promise in self.pending:
             if not promise.subscribe(self._arrived):
                 self._arrived(promise)
@@ -145,7 +147,7 @@ def _await_all(
     if any(promise.done and enough(promise) for promise in promises):
         return True
     gate = Gate()
-    countdown = _Countdown(promises, gate.open, enough)
+    countdown = Countdown(promises, gate.open, enough)
     if not countdown.pending:
         return True
     countdown.start()
@@ -176,7 +178,7 @@ async def _await_in_loop(promises: Sequence[Promise], enough: Callable[[Promise]
     if any(promise.done and enough(promise) for promise in promises):
         return
     waiter, wake = loop_waiter()
-    countdown = _Countdown(promises, wake, enough)
+    countdown = Countdown(promises, wake, enough)
     if not countdown.pending:
         return
     countdown.start()

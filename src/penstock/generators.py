@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -17,45 +18,46 @@ def iterate(make_run: Callable[[], Run], return_state: bool, is_async: bool) -> 
     """A generator that carries out a run while it is iterated over."""
     if return_state:
         raise ValueError("return_state=True does not go with a generator: iterate over it, or use .submit()")
-    return _iterate_async(make_run) if is_async else _iterate(make_run)
+    itself: list[Any] = []
+    generator = _iterate_async(make_run, itself) if is_async else _iterate(make_run, itself)
+    itself.append(weakref.ref(generator))
+    return generator
 
 
-def _iterate(make_run: Callable[[], Run]) -> Generator[Any, Any, Any]:
+# The loops stand in these two functions and not in one that they delegate to: closing a generator that delegates
+# raises in it again whatever the inner one made of it, and an asynchronous one cannot delegate.
+
+
+def _iterate(make_run: Callable[[], Run], itself: list[Any]) -> Generator[Any, Any, Any]:
     run = make_run()
+    run.generator = itself[0]
     driver = drive.Blocking()
     request = driver.begin(run)
     while request is not None:
-        if type(request) is Call:
-            answer = yield from _body(request)
-        else:
-            answer = driver.carry_out(run, request)
-        request = driver.go_on(run, answer)
+        if type(request) is not Call:
+            request = driver.go_on(run, driver.carry_out(run, request))
+            continue
+        stepper = Stepper(request)
+        item = stepper.first() if request.begin() else stepper.skip()
+        while not stepper.over:
+            try:
+                sent = yield item
+            except GeneratorExit:
+                stepper.close()
+            except BaseException as thrown:
+                item = stepper.throw(thrown)
+            else:
+                item = stepper.send(sent)
+        request = driver.go_on(run, stepper.outcome())
     run.looked = True
     if driver.escaped is not None:
         raise driver.escaped
     return run.outcome(True)
 
 
-def _body(call: Call) -> Generator[Any, Any, Any]:
-    if not call.begin():
-        return None
-    stepper = Stepper(call)
-    item = stepper.first()
-    while not stepper.over:
-        try:
-            sent = yield item
-        except GeneratorExit:
-            stepper.close()
-        except BaseException as thrown:
-            item = stepper.throw(thrown)
-        else:
-            item = stepper.send(sent)
-    return stepper.outcome()
-
-
-async def _iterate_async(make_run: Callable[[], Run]) -> AsyncGenerator[Any, Any]:
-    # An asynchronous generator cannot delegate to another one, so the body's loop stands here.
+async def _iterate_async(make_run: Callable[[], Run], itself: list[Any]) -> AsyncGenerator[Any, Any]:
     run = make_run()
+    run.generator = itself[0]
     driver = drive.Awaiting()
     request = driver.begin(run)
     while request is not None:

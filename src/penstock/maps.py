@@ -14,7 +14,7 @@ from penstock._engine.plan import Plan
 from penstock._engine.upstream import promise_of
 from penstock.annotations import allow_failure, carries, strip, unmapped
 from penstock.exceptions import CancelledRun, UpstreamTaskError
-from penstock.futures import Future, FutureList, Gate, Promise, UnexpandedFutureList
+from penstock.futures import Countdown, Future, FutureList, Gate, Promise, UnexpandedFutureList
 from penstock.states import Failed, State, Status
 
 if TYPE_CHECKING:
@@ -196,17 +196,16 @@ class Expanding(_Event):
         self._context = copy_context()
         self._futures: list[Future[Any]] = []
         self._cancelled = False
-        self._missing: list[None] = [None] * (len(pending) + 1)
+        self._begun: list[None] = [None]  # popped by whoever expands: once
         call.parent.adopt(self)
-        for source in pending:
-            if not promise_of(source).subscribe(self._count_down):
-                self._count_down()
-        self._count_down()
+        Countdown([promise_of(source) for source in pending], self._expand_once).start()
 
-    def _count_down(self, _: object = None) -> None:
-        self._missing.pop()
-        if not self._missing and not self.expanded.done:
-            self._context.run(self._expand)
+    def _expand_once(self) -> None:
+        try:
+            self._begun.pop()
+        except IndexError:
+            return
+        self._context.run(self._expand)
 
     def _expand(self) -> None:
         try:
@@ -219,23 +218,13 @@ class Expanding(_Event):
             if not self._cancelled:
                 self._engine.failures.append(self)  # type: ignore[arg-type]  # accounted for like a failed run
         self.expanded.happen()
-        self._await_elements()
+        Countdown([future._promise for future in self._futures], self._all_ended).start()
         self._call.parent.release(self)
 
-    def _await_elements(self) -> None:
-        self._missing = [None] * (len(self._futures) + 1)
-        for future in self._futures:
-            if not future._promise.subscribe(self._one_ended):
-                self._one_ended()
-        self._one_ended()
-
-    def _one_ended(self, _: object = None) -> None:
-        self._missing.pop()
-        if not self._missing:
-            bad = [future for future in self._futures if future._promise.failed]
-            self.failed = self.failed or bool(bad)
-            self.ended = self._engine.clock.now()
-            self.happen()
+    def _all_ended(self) -> None:
+        self.failed = self.failed or any(future._promise.failed for future in self._futures)
+        self.ended = self._engine.now()
+        self.happen()
 
     def futures(self) -> list[Future[Any]]:
         self.looked = True
@@ -282,6 +271,6 @@ class Expanding(_Event):
         if self.expanded.done:
             for future in self._futures:
                 future.cancel()
-        elif self._missing:
-            self._context.run(self._expand)
+        else:
+            self._expand_once()
         return True

@@ -39,7 +39,7 @@ class Call:
     """One attempt at a run's body, as a runner sees it: to be performed once, and reported on once."""
 
     __slots__ = (
-        *("asyncio_task", "claimed", "ended", "expired", "gate", "on_worker", "outer"),
+        *("asyncio_task", "claimed", "ended", "expired", "gate", "loop_thread", "on_worker", "outer"),
         *("run", "slot", "stopping", "thread", "timer", "worker"),
     )
 
@@ -50,6 +50,7 @@ class Call:
         self.worker: Worker | None = None  # the pool's thread that executes it; None: not a pool's
         self.slot: LoopSlot | None = None  # what an asynchronous body holds, if they are counted
         self.thread: int | None = None  # where a synchronous body is running
+        self.loop_thread: int | None = None  # of the event loop that runs it
         self.asyncio_task: asyncio.Task[Any] | None = None  # in which an asynchronous body is running
         self.outer: Call | None = None  # the body that the thread was in before
         self.gate: Gate | None = None  # where the body is blocked while it waits for the engine
@@ -78,7 +79,11 @@ class Call:
         """Execute the body on this thread and return its outcome; None if the run has been cancelled."""
         self.on_worker = True
         context = self.run.context
-        return context.run(run_body, self) if context is not None and self.begin() else None
+        if context is None or not self.begin():
+            return None
+        if self.run.attempt > 1:
+            context = context.copy()  # an attempt that was written off may still be inside the first one
+        return context.run(run_body, self)
 
     def report(self, outcome: Outcome | None) -> None:
         """Hand in what `execute` returned."""
@@ -196,7 +201,7 @@ async def run_body_async(call: Call) -> Outcome | None:
     try:
         await run.engine.about_to_run_async(run)
         args, kwargs = run.plan.binder.call(run.parameters)
-        call.asyncio_task = task
+        call.asyncio_task, call.loop_thread = task, get_ident()
         if call.stopping:
             raise CancelSignal
         value = await _call_user_async(run, args, kwargs)
@@ -235,7 +240,8 @@ def judge(call: Call, value: Any, error: BaseException | None) -> Outcome:
 def _is_stop(call: Call, error: BaseException) -> bool:
     if isinstance(error, CancelSignal):
         return True
-    return call.stopping and (isinstance(error, CancelledRun) or type(error).__name__ == "CancelledError")
+    asked = call.stopping or call.run.cancel_asked
+    return asked and (isinstance(error, CancelledRun) or type(error).__name__ == "CancelledError")
 
 
 def timeout_error(run: Run) -> TimeoutError:

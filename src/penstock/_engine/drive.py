@@ -6,10 +6,11 @@ the answer); how to call the body, and what to do with the thread meanwhile, is 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from penstock._core.machine import BODY_CRASHED
+from penstock._core.machine import BODY_CRASHED, Event
 from penstock._core.outcome import Outcome
 from penstock._engine import ending, loop, waiting
 from penstock._engine.attempt import Call, run_body, run_body_async
@@ -184,6 +185,8 @@ class Awaiting:
         return _next_request(run, value)
 
     async def carry_out(self, run: Run, request: Any) -> Any:
+        if type(request) is Call and run.plan.timeout is not None:
+            return await self._perform_apart(run, request)
         if type(request) is Call:
             outcome = await run_body_async(request)
             if outcome is not None and outcome.event is BODY_CRASHED:
@@ -194,6 +197,22 @@ class Awaiting:
         if type(request) is Awaited:
             return await loop.outcome_of(request.awaitable)
         return await self._wait(run, request)
+
+    async def _perform_apart(self, run: Run, call: Call) -> Any:
+        """A body with a time limit gets a task of its own: if it does not end, the caller leaves it behind."""
+        waiter, self._wake = loop_waiter()
+        if not _wait_for_answer(run, call):
+            return None
+        task = sys.modules["asyncio"].create_task(_perform_and_report(call))
+        try:
+            await waiter
+        except BaseException as error:
+            task.cancel()
+            with run.lock:
+                run.pending = None
+            self.escaped = error
+            return Outcome(Event.CRASHED, error=error)
+        return self._answer
 
     async def _wait(self, run: Run, request: Any) -> Any:
         waiter, self._wake = loop_waiter()
@@ -212,6 +231,10 @@ class Awaiting:
     def resume(self, run: Run, value: Any) -> None:
         self._answer = value
         self._wake()
+
+
+async def _perform_and_report(call: Call) -> None:
+    call.report(await run_body_async(call))
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------

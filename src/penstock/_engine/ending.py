@@ -21,7 +21,7 @@ from penstock._engine.context import current_run
 from penstock._engine.requests import Awaited, Childless, Ended
 from penstock._engine.upstream import is_given, promise_of, state_error, value_of
 from penstock.annotations import quote
-from penstock.exceptions import CancelledRun, CancelSignal, CrashedRun, UpstreamTaskError
+from penstock.exceptions import CancelledRun, CancelSignal, CrashedRun, InternalError, UpstreamTaskError
 from penstock.states import State, StateType, Status
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def leaves_something(run: Run, outcome: Outcome) -> bool:
 
 def wind_up(run: Run, outcome: Outcome) -> Generator[Any, Any, Outcome]:
     """See to it that everything the body left behind is over, and work out what the attempt amounts to."""
+    if run.children:
+        yield from _close_generators(run)
     while run.children:
         if outcome.event is not Event.RETURNED:
             run.engine.wind_down(run, outcome.event)
@@ -119,6 +121,20 @@ def wind_up(run: Run, outcome: Outcome) -> Generator[Any, Any, Outcome]:
     return outcome
 
 
+def _close_generators(run: Run) -> Generator[Any, Any, None]:
+    """Generator runs that the body has not iterated to their ends: nobody else ever will."""
+    for child in run.living_children():
+        reference = getattr(child, "generator", None)
+        generator = None if reference is None else reference()
+        if hasattr(generator, "aclose"):
+            yield Awaited(generator.aclose())
+        elif generator is not None:
+            try:
+                generator.close()
+            except Exception:  # executing on another thread, or it refuses to end: waited for like any child
+                _logger.debug("%s could not be closed", run.label, exc_info=True)
+
+
 def _look_into(run: Run, outcome: Outcome) -> Generator[Any, Any, Outcome]:
     value = outcome.value
     if inspect.iscoroutine(value):
@@ -128,13 +144,14 @@ def _look_into(run: Run, outcome: Outcome) -> Generator[Any, Any, Outcome]:
     found = graph.find({"return": value}, keep_quotes=True)
     for quoted in _quotes_in(value):
         _look_at(graph.find({"return": quoted.value}))
-    if found is None:
+    futures = [] if found is None else [link for link in found.links if not isinstance(link.upstream, State)]
+    if found is None or not futures:
         return outcome
     _look_at(found)
-    pending = [link for link in found.links if not promise_of(link.upstream).done]
+    pending = [link for link in futures if not promise_of(link.upstream).done]
     if pending:
         yield Ended(pending)
-    return _by_futures(found)
+    return _by_futures(found, futures)
 
 
 _OPENED = frozenset({quote, list, tuple, set, dict})
@@ -182,16 +199,20 @@ def _look_at(found: graph.Inputs | None) -> None:
         promise_of(link.upstream).looked = True
 
 
-def _by_futures(found: graph.Inputs) -> Outcome:
-    """The body returned futures: it completes with their values if they completed."""
-    required = [promise_of(link.upstream) for link in found.links if link.required]
+def _by_futures(found: graph.Inputs, futures: Sequence[Link]) -> Outcome:
+    """The body returned futures: it completes with their values if they completed. States beside them stay."""
+    required = [promise_of(link.upstream) for link in futures if link.required]
     bad = [promise for promise in required if promise.failed]
     if not bad:
-        return Outcome(Event.RETURNED, found.resolve(value_of)["return"])
+        return Outcome(Event.RETURNED, found.resolve(_value_or_state)["return"])
     roots = [promise for promise in bad if promise.culprit() is promise or promise.culprit() not in bad]
     message = f"{len(bad)}/{len(required)} returned task runs failed: {_list_failures(bad)}"
     event = Event.STOPPED if all(promise.cancelled for promise in bad) else Event.RAISED
     return Outcome(event, error=_one_error(message, [promise.error for promise in roots]), message=message)
+
+
+def _value_or_state(upstream: Any) -> Any:
+    return upstream if isinstance(upstream, State) else value_of(upstream)
 
 
 def _one_error(message: str, errors: Sequence[BaseException]) -> BaseException:

@@ -261,6 +261,8 @@ class Engine:
         )
         if not waited_for:
             return  # a direct call: its caller's own thread is in it and cannot be released
+        if call.asyncio_task is not None:
+            loop.replace_if_stuck(call.asyncio_task.get_loop())
         for place_of_call in (call.worker, call.slot):
             if place_of_call is not None:
                 place_of_call.write_off()
@@ -373,7 +375,7 @@ def _would_block_loop(run: Run) -> bool:
 
 
 def _cure(call: Call) -> str:
-    return "" if call.worker is not None else ". The caller waits for it; `.submit()` would not"
+    return "" if call.on_worker or call.asyncio_task is not None else ". The caller waits for it; `.submit()` would not"
 
 
 async def _perform_async(call: Call) -> None:

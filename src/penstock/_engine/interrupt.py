@@ -108,12 +108,21 @@ def _raise_in(thread: int) -> None:
 
 def where(call: Call) -> str:
     """Where a body that does not stop is, for a message: thread and source line."""
+    if call.asyncio_task is not None:
+        return _where_in_loop(call)
     thread = call.thread
     name = next((t.name for t in threading.enumerate() if t.ident == thread), "an event loop")
     frame = sys._current_frames().get(thread or 0)
     while frame is not None and frame.f_globals.get("__name__", "").startswith("penstock."):
         frame = frame.f_back
     at = "" if frame is None else f" at {frame.f_code.co_filename}:{frame.f_lineno}"
+    return f"thread {name}{at}"
+
+
+def _where_in_loop(call: Call) -> str:
+    frames = call.asyncio_task.get_stack(limit=1) if call.asyncio_task is not None else []
+    at = f" at {frames[-1].f_code.co_filename}:{frames[-1].f_lineno}" if frames else ""
+    name = next((t.name for t in threading.enumerate() if t.ident == call.loop_thread), "an event loop")
     return f"thread {name}{at}"
 
 

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from penstock._core.machine import Event
 from penstock._core.outcome import Outcome
+from penstock._engine import clock
 from penstock.futures import Gate
 from penstock.task_runners.base import here
 
 if TYPE_CHECKING:
     import asyncio
 
+_TURN = 0.1  # seconds that a loop which works may need for its next turn
 _Start = tuple[Callable[[], Awaitable[Any]], Context]
 
 
@@ -69,11 +71,8 @@ class BackgroundLoop:
 
         self.start(report, None)
 
-    def answers(self, timeout: float) -> bool:
-        """Whether the loop still takes turns: False if some body has blocked it for `timeout` seconds."""
-        turn = threading.Event()
-        self._loop.call_soon_threadsafe(turn.set)
-        return turn.wait(timeout)
+    def runs(self, event_loop: asyncio.AbstractEventLoop) -> bool:
+        return self._loop is event_loop
 
     def stop(self) -> None:
         """Cancel what is left and end the thread. Blocks for a moment; a loop that is stuck is left behind."""
@@ -114,6 +113,16 @@ def replace(stuck: BackgroundLoop) -> None:
     with _lock:
         if _background is stuck:
             _background = None
+
+
+def replace_if_stuck(event_loop: asyncio.AbstractEventLoop) -> None:
+    """If this is the background loop and it takes no turns, use another one from now on. Does not block."""
+    stuck = _background
+    if stuck is None or not stuck.runs(event_loop):
+        return
+    turns: list[bool] = []
+    event_loop.call_soon_threadsafe(turns.append, True)
+    clock.get().call_later(_TURN, lambda: turns or replace(stuck))
 
 
 def stop_background() -> None:

@@ -6,6 +6,7 @@ under `run.lock`. Callbacks are called after releasing it, and no code holds the
 
 from __future__ import annotations
 
+import logging
 from _thread import allocate_lock
 from collections.abc import Callable, Generator, Sequence
 from contextvars import Context
@@ -59,6 +60,7 @@ def _shown_as(status: Status, reason: Reason, attempt: int, cancel_asked: bool) 
     return kind, _NAMES.get(reason) or kind.value.capitalize()
 
 
+_logger = logging.getLogger("penstock")
 _PENDING, _NO_REASON = Status.PENDING, Reason.NONE
 
 
@@ -92,6 +94,7 @@ class Run:
         "first_started",
         "error",
         "fresh_edges",
+        "generator",
         "hex_id",
         "id",
         "index",
@@ -172,6 +175,7 @@ class Run:
         self.driver: Driver | None = None
         self.pending: Any = None
         self.call: Call | None = None
+        self.generator: Callable[[], Any] | None = None  # weak: the generator that a consumer iterates over
         self.lease: Lease | None = None  # its place within the limits that its tags name
         # For the record.
         self.custom_name: str | None = None
@@ -298,7 +302,10 @@ class Run:
             self.done = True
             callbacks, self.callbacks = self.callbacks, None
         for callback in callbacks or ():
-            callback(self)
+            try:
+                callback(self)
+            except Exception:  # one waiter's trouble must not keep the news from the others
+                _logger.exception("internal error while telling that %s has ended; please report it", self.label)
 
     def block(self, gate: Gate, timeout: float | None, among: Sequence[Promise]) -> bool:
         return waiting.block(gate, timeout, among)

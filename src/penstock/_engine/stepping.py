@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,27 +33,24 @@ class Stepper:
         run = self._call.run
         run.engine.about_to_run(run)
         args, kwargs = run.plan.binder.call(run.parameters)
-        return self._step(lambda: next(self._make(run.plan.fn, args, kwargs)))
-
-    def _make(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        self._generator = fn(*args, **kwargs)
-        return self._generator
+        self._generator = run.plan.fn(*args, **kwargs)  # runs nothing of the user's yet
+        return self.send(None)
 
     def send(self, value: Any) -> Any:
-        return self._step(lambda: self._generator.send(value))
+        return self._step(self._generator.send, value)
 
     def throw(self, error: BaseException) -> Any:
-        return self._step(lambda: self._generator.throw(error))
+        return self._step(self._generator.throw, error)
 
     def close(self) -> None:
         """The consumer wants no more: the run completes."""
         self._step(self._generator.close)
         self.over = True
 
-    def _step(self, advance: Callable[[], Any]) -> Any:
+    def _step(self, advance: Callable[..., Any], *value: Any) -> Any:
         try:
             with self._entered():
-                return call_user(advance, (), {})
+                return call_user(advance, value, {})
         except StopIteration as end:
             self._value, self.over = end.value, True
         except BaseException as error:
@@ -79,16 +77,21 @@ class Stepper:
         return await self.step_async("asend", None)
 
     async def step_async(self, method: str, value: Any) -> Any:
-        token = current_run.set(self._call.run)
+        call = self._call
+        token = current_run.set(call.run)
+        call.asyncio_task = task = sys.modules["asyncio"].current_task()
         try:
-            if self._call.stopping:
+            if call.stopping:
                 raise CancelSignal
             return await getattr(self._generator, method)(value)
         except StopAsyncIteration:
             self.over = True
         except BaseException as error:
             self._error, self.over = error, True
+            if call.stopping:
+                task.uncancel()  # the request was ours and has arrived
         finally:
+            call.asyncio_task = None
             current_run.reset(token)
 
     async def close_async(self) -> None:
