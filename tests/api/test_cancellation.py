@@ -633,7 +633,7 @@ def test_many_threads_may_cancel_at_once() -> None:
 
 
 def test_a_list_of_futures_is_cancelled_whole() -> None:
-    started = threading.Barrier(3, timeout=5)
+    started = threading.Barrier(4, timeout=5)
 
     @task
     def work(n: int, gate: Any) -> int:
@@ -782,7 +782,8 @@ def test_a_coroutine_that_ignores_its_cancellation_is_written_off(gate: Gate, sh
     in_thread(main)
 
 
-def test_a_flow_that_returns_a_cancelled_future_is_cancelled(gate: Gate) -> None:
+@pytest.mark.parametrize("return_state", [False, True])
+def test_a_flow_that_returns_a_cancelled_future_is_cancelled(gate: Gate, return_state: bool) -> None:
     held = task(lambda: gate.wait(5))
     work = task(lambda x: x)
 
@@ -794,11 +795,12 @@ def test_a_flow_that_returns_a_cancelled_future_is_cancelled(gate: Gate) -> None
         gate.set()
         return second
 
-    state = main(return_state=True)
-    assert (state.type, state.name) == CANCELLED
-    gate.clear()
-    with pytest.raises(CancelledRun):
-        main()
+    if return_state:
+        state = main(return_state=True)
+        assert (state.type, state.name) == CANCELLED
+    else:
+        with pytest.raises(CancelledRun):
+            main()
 
 
 def test_the_sequential_runner_has_nothing_to_cancel() -> None:
@@ -859,10 +861,11 @@ def _spins(running: Running) -> str:
 
 
 def _waits(running: Running) -> Any:
-    running.futures.append(task(spin).submit())
-    until(lambda: running.futures[0].state.name == "Running")
+    future = task(spin).submit()
+    running.futures.append(future)
+    until(lambda: future.state.name == "Running")
     running.started.set()
-    return running.futures[0].result()
+    return future.result()
 
 
 def _winds_up(running: Running) -> str:
@@ -908,7 +911,6 @@ async def _awaits_call(running: Running) -> Any:
 BODIES = [
     (_spins, False),
     (_waits, False),
-    (_winds_up, False),
     (_calls, False),
     (_in_subflow, False),
     (_in_submitted_subflow, False),
@@ -939,6 +941,16 @@ def test_a_flow_run_is_cancelled_by_its_id(
         assert all(row.ended <= root.ended for row in below), "children end first"
     finally:
         reader.close()
+
+
+def test_a_flow_whose_body_has_returned_completes_when_its_tasks_have_stopped() -> None:
+    running = Running(_winds_up)
+    until(lambda: running.futures[0].state.name == "Running")
+    time.sleep(0.005)
+    cancel_run(running.id)
+    assert running.end() == "body over"
+    assert running.futures[0].state.name == "Cancelled"
+    assert running.hooks == []
 
 
 def test_no_new_task_starts_in_a_flow_that_is_cancelled() -> None:
