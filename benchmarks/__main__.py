@@ -28,9 +28,7 @@ HEADER = "| what | measured | ratio | budget | ok? |\n|---|---|---|---|---|"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what penstock costs.")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"all by default: {' '.join(BY_NAME)}")
-    parser.add_argument(
-        "--profile", action="store_true", help=f"show where the time goes: {' '.join(BODIES)}"
-    )
+    parser.add_argument("--profile", action="store_true", help=f"show where the time goes: {' '.join(BODIES)}")
     arguments = parser.parse_args()
     known = BODIES if arguments.profile else BY_NAME
     names = arguments.rows or list(known)

@@ -177,9 +177,7 @@ def test_elevator_again_and_again(
         check_elevator(capsys.readouterr().out, workers)
 
 
-def test_elevator_in_the_calling_thread(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_elevator_in_the_calling_thread(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     module = imported("elevator.py")
     monkeypatch.setattr(module, "SECONDS_PER_FLOOR", 0)
     module.elevator.with_options(task_runner=SequentialTaskRunner())()

@@ -97,8 +97,7 @@ def homes(library: Library) -> dict[str, set[str]]:
 
 def cycle(library: Library) -> list[str]:
     graph = {
-        name: {target for target, _ in library.own_imports(module)} - {name}
-        for name, module in library.modules.items()
+        name: {target for target, _ in library.own_imports(module)} - {name} for name, module in library.modules.items()
     }
     try:
         graphlib.TopologicalSorter(graph).prepare()
@@ -198,9 +197,9 @@ def test_type_only_imports_are_free(guard: str) -> None:
 
 
 def test_the_face_of_the_package_is_above_its_rooms() -> None:
-    assert list(
-        upward_imports(made_up(states="from penstock import task", testing__suite="import penstock"))
-    ) == ["penstock.states:1 imports penstock from a floor above"]
+    assert list(upward_imports(made_up(states="from penstock import task", testing__suite="import penstock"))) == [
+        "penstock.states:1 imports penstock from a floor above"
+    ]
 
 
 def test_the_engine_knows_protocols_only() -> None:
@@ -226,9 +225,7 @@ def test_impurity_is_seen_in_the_core_only(source: str) -> None:
 
 
 def test_homes_count_the_command_line_once() -> None:
-    library = made_up(
-        cli__ls="import click", cli__show="from click import echo", flows="import pydantic.fields"
-    )
+    library = made_up(cli__ls="import click", cli__show="from click import echo", flows="import pydantic.fields")
     assert homes(library) == {"click": {"penstock.cli"}, "pydantic": {"penstock.flows"}}
 
 

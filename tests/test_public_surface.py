@@ -72,12 +72,7 @@ LATER: dict[str, dict[str, str]] = {
 ALIASES = {"PrefectFuture": "Future", "PrefectFutureList": "FutureList"}
 
 PUBLIC = [(module, name) for module, names in NAMES.items() for name in names.split()]
-ABSENT = [
-    (module, name)
-    for arriving in LATER.values()
-    for module, names in arriving.items()
-    for name in names.split()
-]
+ABSENT = [(module, name) for arriving in LATER.values() for module, names in arriving.items() for name in names.split()]
 
 
 @pytest.mark.parametrize("module", NAMES)

@@ -9,7 +9,7 @@ from typing import Any, Self
 import pytest
 
 from penstock.task_runners import SequentialTaskRunner, TaskRunner, ThreadPoolTaskRunner
-from penstock.testing import ScriptedRunner, check_runner
+from penstock.testing import ScriptedRunner
 from penstock.testing.runner_suite import CHECKS, Check, run_check
 
 

@@ -17,9 +17,7 @@ Errors = dict[str, dict[int, str]]  # file name -> line -> message
 
 
 def run(*command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *command, *map(str, FILES)], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", *command, *map(str, FILES)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode in (0, 1) and not done.stderr, done.stdout + done.stderr  # 1: it found errors
     return done.stdout
 

@@ -38,9 +38,7 @@ class Annotation(Generic[T]):
         return type(self)(value)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(
-            f"{type(self).__name__} is immutable: use .rewrap(value) for one around another value"
-        )
+        raise AttributeError(f"{type(self).__name__} is immutable: use .rewrap(value) for one around another value")
 
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable")

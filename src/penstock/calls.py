@@ -103,9 +103,7 @@ def _answer(run: Run, escaped: BaseException | None, return_state: bool) -> Any:
         raise escaped
     caller = current_run.get()
     if caller is not None:
-        waiting.stop_if_asked(
-            caller.call
-        )  # it was not this run that was asked to stop, but the body around it
+        waiting.stop_if_asked(caller.call)  # it was not this run that was asked to stop, but the body around it
     return run.state() if return_state else run.outcome(True)
 
 
@@ -124,7 +122,9 @@ def _no_run_message(what: str) -> str:
             "penstock.context.with_context(fn), which carries the context along"
         )
     name = what.rpartition(".")[0]
-    return f"`{what}()` needs a running flow: call it inside a function decorated with @flow, or call `{name}()` directly"
+    return (
+        f"`{what}()` needs a running flow: call it inside a function decorated with @flow, or call `{name}()` directly"
+    )
 
 
 def final_state(future: Future[Any]) -> State[Any]:

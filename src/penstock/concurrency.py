@@ -187,14 +187,10 @@ def _pass(lease: Lease, timeout: float | None) -> None:
 
 def _holder() -> str:
     run = current_run.get()
-    return (
-        f"thread {threading.current_thread().name!r}" if run is None else f"{run.plan.kind} run {run.name!r}"
-    )
+    return f"thread {threading.current_thread().name!r}" if run is None else f"{run.plan.kind} run {run.name!r}"
 
 
-def _report_undefined(
-    kind: str, cure: str, names: Iterable[str], found: Sequence[Limit[Source]], strict: bool
-) -> None:
+def _report_undefined(kind: str, cure: str, names: Iterable[str], found: Sequence[Limit[Source]], strict: bool) -> None:
     defined = {limit.name for limit in found}
     for name in names:
         if name in defined:

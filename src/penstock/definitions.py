@@ -135,9 +135,7 @@ class Definition:
         return hash((id(self._original), id(self._bound)))
 
     def _bind_to(self, instance: Any) -> Self:
-        view = object.__new__(
-            type(self)
-        )  # not copy.copy: that goes by __reduce__, which may give a reference
+        view = object.__new__(type(self))  # not copy.copy: that goes by __reduce__, which may give a reference
         view.__dict__.update(self.__dict__)
         view._bound = instance
         return view
@@ -317,6 +315,4 @@ def _is(test: Callable[[Any], bool], fn: Any) -> bool:
     """Whether `test` holds for a function, also behind a partial or as the `__call__` of an object."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return test(fn) or (
-        not inspect.isroutine(fn) and not inspect.isclass(fn) and test(getattr(fn, "__call__", None))
-    )
+    return test(fn) or (not inspect.isroutine(fn) and not inspect.isclass(fn) and test(getattr(fn, "__call__", None)))

@@ -78,9 +78,7 @@ class Flow(Definition, Generic[P, R]):
         self.should_validate_parameters = True if validate is None else bool(validate)
         self.on_unobserved_failure: str | None = options.get("on_unobserved_failure")
         if self.on_unobserved_failure not in (None, "fail", "warn"):
-            raise ValueError(
-                f'\'on_unobserved_failure\' must be "fail" or "warn"; got {self.on_unobserved_failure!r}'
-            )
+            raise ValueError(f'\'on_unobserved_failure\' must be "fail" or "warn"; got {self.on_unobserved_failure!r}')
         super()._apply(options)
 
     def _checked_name(self, name: Any) -> str:
@@ -103,9 +101,7 @@ class Flow(Definition, Generic[P, R]):
     def _plan(self, engine: Engine) -> Plan:
         plan = super()._plan(engine)
         plan.run_name = self.flow_run_name
-        plan.forgives = (
-            engine.forgives if self.on_unobserved_failure is None else self.on_unobserved_failure == "warn"
-        )
+        plan.forgives = engine.forgives if self.on_unobserved_failure is None else self.on_unobserved_failure == "warn"
         plan.check = self._checked_parameters if self.should_validate_parameters else None
         return plan
 

@@ -140,9 +140,7 @@ class Countdown:
             promise.unsubscribe(self._arrived)
 
 
-def _await_all(
-    promises: Sequence[Promise], timeout: float | None, enough: Callable[[Promise], bool] = _never
-) -> bool:
+def _await_all(promises: Sequence[Promise], timeout: float | None, enough: Callable[[Promise], bool] = _never) -> bool:
     """Block until all are done or one is `enough`; False after `timeout` seconds."""
     if any(promise.done and enough(promise) for promise in promises):
         return True
@@ -409,11 +407,7 @@ class UnexpandedFutureList(FutureList[T], graph.Upstream):
         return (yield from super().__await__())
 
     def __repr__(self) -> str:
-        return (
-            super().__repr__()
-            if self._expansion is None
-            else f"<FutureList of {self._promise.label}, unexpanded>"
-        )
+        return super().__repr__() if self._expansion is None else f"<FutureList of {self._promise.label}, unexpanded>"
 
 
 def _expanding(name: str) -> Any:
@@ -607,9 +601,7 @@ def resolve_futures_to_states(expr: Any) -> Any:
     Looks inside the containers that task arguments are searched in. Without futures the same object comes
     back. `quote(...)` stays as it is.
     """
-    return graph.replace(
-        expr, lambda upstream: upstream if isinstance(upstream, State) else _final_state(upstream)
-    )
+    return graph.replace(expr, lambda upstream: upstream if isinstance(upstream, State) else _final_state(upstream))
 
 
 def resolve_futures_to_results(expr: Any) -> Any:

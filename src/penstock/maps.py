@@ -65,9 +65,7 @@ class MapCall:
         shared = self._shared_without_futures(args, kwargs, expansion.static)
         start = self.definition.start
         number = len(expansion.calls)
-        self.parent.engine.log(
-            logging.INFO, f"{self.definition.name} mapped over {number:,} items", self.parent
-        )
+        self.parent.engine.log(logging.INFO, f"{self.definition.name} mapped over {number:,} items", self.parent)
         return [
             start(self.parent, child_args, child_kwargs, self.waits, self.number, index, shared)
             for index, (child_args, child_kwargs) in enumerate(expansion.calls)

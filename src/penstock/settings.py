@@ -110,9 +110,7 @@ class Settings:
     Each field's help text is in its metadata, under `help`.
     """
 
-    home: Path | None = field(
-        default=None, metadata=_about(_PATH, "Directory of the run store. Unset: see `home()`.")
-    )
+    home: Path | None = field(default=None, metadata=_about(_PATH, "Directory of the run store. Unset: see `home()`."))
     logging_level: str = field(
         default="INFO", metadata=_about(_LEVEL, "Least severe level that the library's loggers pass on.")
     )
@@ -125,9 +123,7 @@ class Settings:
     )
     timeout_grace_seconds: float = field(
         default=0.3,
-        metadata=_about(
-            _SHORT_GRACE, "How long a body past its time limit may take to stop before it is written off."
-        ),
+        metadata=_about(_SHORT_GRACE, "How long a body past its time limit may take to stop before it is written off."),
     )
     tasks_runner_thread_pool_max_workers: int = field(
         default=256,
@@ -135,9 +131,7 @@ class Settings:
     )
     tasks_runner_process_pool_max_workers: int | None = field(
         default=None,
-        metadata=_about(
-            _SIZE, "Processes of process runners without a size of their own. Unset: one for each CPU."
-        ),
+        metadata=_about(_SIZE, "Processes of process runners without a size of their own. Unset: one for each CPU."),
     )
     tasks_default_retries: int = field(default=0, metadata=_about(_COUNT, "Retries of tasks that set none."))
     tasks_default_retry_delay_seconds: tuple[float, ...] = field(
@@ -163,9 +157,7 @@ class Settings:
     results_persist_by_default: bool = field(
         default=False, metadata=_about(_FLAG, "Whether tasks and flows keep their results.")
     )
-    results_default_serializer: str = field(
-        default="pickle", metadata=_about(_TEXT, "How results are written.")
-    )
+    results_default_serializer: str = field(default="pickle", metadata=_about(_TEXT, "How results are written."))
     results_local_storage_path: Path | None = field(
         default=None, metadata=_about(_PATH, "Directory of large results. Unset: inside the home directory.")
     )
@@ -315,6 +307,4 @@ def _is_ours(directory: str) -> bool:
 
 @cache  # once for each directory
 def _warn_foreign(directory: str) -> None:
-    _log.warning(
-        "Ignored %s: it belongs to another user. To use it, set PENSTOCK_HOME=%s", directory, directory
-    )
+    _log.warning("Ignored %s: it belongs to another user. To use it, set PENSTOCK_HOME=%s", directory, directory)

@@ -263,9 +263,7 @@ def _rebuild(
 ) -> State[Any]:
     if isinstance(data, Portable):
         data = data.exception
-    return cls(
-        type, name=name, message=message, data=data, timestamp=timestamp, id=id, state_details=state_details
-    )
+    return cls(type, name=name, message=message, data=data, timestamp=timestamp, id=id, state_details=state_details)
 
 
 class StateConstructor(Protocol):

@@ -77,9 +77,7 @@ class Task(Definition, Generic[P, R]):
         check_reserved(_parameter_names(self.fn), _RESERVED)
 
     def _retry_policy(self, retries: int, delay: Any) -> RetryPolicy:
-        return retry_policy(
-            retries, delay, self.retry_jitter_factor, has_condition=self.retry_condition_fn is not None
-        )
+        return retry_policy(retries, delay, self.retry_jitter_factor, has_condition=self.retry_condition_fn is not None)
 
     def _default_retries(self, engine: Engine) -> tuple[int, Any]:
         settings = engine.settings
@@ -103,9 +101,7 @@ class Task(Definition, Generic[P, R]):
         parameters = self.binder.bind(self._with_self(args), kwargs)
         waits = calls.find_waits(wait_for)
         if self.isgenerator:
-            return generators.iterate(
-                lambda: calls.task_run(self, parameters, waits), return_state, self.isasync
-            )
+            return generators.iterate(lambda: calls.task_run(self, parameters, waits), return_state, self.isasync)
         if self.isasync:
             return self._call_async(parameters, waits, return_state)
         return calls.call(calls.task_run(self, parameters, waits), return_state)

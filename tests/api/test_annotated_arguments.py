@@ -78,11 +78,7 @@ class TestAnnotations:
         def body() -> bool:
             f = number.submit()
             inside = [f]
-            return (
-                arrived(opaque(f)) == 1
-                and arrived(opaque(inside)) is inside
-                and arrived([opaque([f])])[0][0] is f
-            )
+            return arrived(opaque(f)) == 1 and arrived(opaque(inside)) is inside and arrived([opaque([f])])[0][0] is f
 
         assert in_flow(body)
 
@@ -238,9 +234,7 @@ class TestAnnotations:
         one = wrapper([1])
         assert (one.value, one.unwrap()) == ([1], [1])
         assert one == wrapper([1]) != wrapper([2])
-        assert all(
-            one != other([1]) for other in (quote, opaque, unmapped, allow_failure) if other is not wrapper
-        )
+        assert all(one != other([1]) for other in (quote, opaque, unmapped, allow_failure) if other is not wrapper)
         assert one.rewrap(5) == wrapper(5)
         for twin in (pickle.loads(pickle.dumps(one)), copy.copy(one), copy.deepcopy(one)):
             assert type(twin) is wrapper

@@ -515,9 +515,7 @@ def test_finished_work_is_looked_at_without_a_warning(how: str, first_warning: N
 
 @every_blocking
 @every_runner
-def test_blocking_on_the_background_loop_is_refused_at_once(
-    how: str, runner: Any, first_warning: None
-) -> None:
+def test_blocking_on_the_background_loop_is_refused_at_once(how: str, runner: Any, first_warning: None) -> None:
     gate = threading.Event()
 
     @task

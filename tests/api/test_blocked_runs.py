@@ -64,9 +64,7 @@ class TestBlocked:
         for n, future in enumerate([by_argument, by_wait]):
             state = future.state
             assert (state.type, state.name) == (StateType.FAILED, "UpstreamFailed")
-            assert state.message == (
-                f"Task run 'load-{n}' did not run: upstream 'extract-0' failed with ValueError: x"
-            )
+            assert state.message == (f"Task run 'load-{n}' did not run: upstream 'extract-0' failed with ValueError: x")
             error = future.result(raise_on_failure=False)
             assert isinstance(error, UpstreamTaskError)
             assert isinstance(error, FailedRun)

@@ -108,9 +108,7 @@ def run_in_async_flow(t: Any, *args: Any, **kwargs: Any) -> Any:
     async def main() -> Any:
         if kwargs.get("return_state"):
             # Awaiting the future is the loop's way; there is no such way to a State.
-            future = t.submit(
-                *args, **{name: value for name, value in kwargs.items() if name != "return_state"}
-            )
+            future = t.submit(*args, **{name: value for name, value in kwargs.items() if name != "return_state"})
             try:
                 await future
             except Exception:
@@ -643,9 +641,7 @@ def test_a_reused_thread_sees_nothing_of_the_task_before() -> None:
         return before
 
     ambient.set("fresh")
-    assert (
-        in_flow(lambda: [look.submit().result() for _ in range(5)], ThreadPoolTaskRunner(1)) == ["fresh"] * 5
-    )
+    assert in_flow(lambda: [look.submit().result() for _ in range(5)], ThreadPoolTaskRunner(1)) == ["fresh"] * 5
 
 
 # --- flow calls --------------------------------------------------------------------------------------------
@@ -871,9 +867,7 @@ def test_a_broken_store_changes_no_outcome(
     assert len(warnings) <= 1
     if trouble != "deleted":
         assert len(warnings) == 1
-    assert not [
-        record for record in caplog.records if record.levelno > 30 and "boom" not in record.getMessage()
-    ]
+    assert not [record for record in caplog.records if record.levelno > 30 and "boom" not in record.getMessage()]
 
 
 def _boom() -> None:
@@ -911,9 +905,7 @@ def test_a_script_exits_at_once(tmp_path: Path) -> None:
     environment = dict(os.environ)
     best = float("inf")
     for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, script], env=environment, capture_output=True, text=True, timeout=30
-        )
+        done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=30)
         ended = time.time()
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[0] == "1 2 [1, 2]"
@@ -929,10 +921,7 @@ def test_a_script_whose_flow_failed_ends_with_a_traceback(tmp_path: Path) -> Non
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
-    assert (
-        done.stderr.rstrip().splitlines()[-2].startswith("ValueError: lost")
-        or "ValueError: lost" in done.stderr
-    )
+    assert done.stderr.rstrip().splitlines()[-2].startswith("ValueError: lost") or "ValueError: lost" in done.stderr
 
 
 # --- arguments ---------------------------------------------------------------------------------------------

@@ -918,9 +918,7 @@ BODIES = [
     (_awaits_task, True),
     (_awaits_call, True),
 ]
-every_body = pytest.mark.parametrize(
-    ("body", "is_async"), BODIES, ids=lambda value: getattr(value, "__name__", "")
-)
+every_body = pytest.mark.parametrize(("body", "is_async"), BODIES, ids=lambda value: getattr(value, "__name__", ""))
 
 
 @every_body
@@ -1310,7 +1308,8 @@ def test_generator_exit_is_no_crash() -> None:
     states: list[str] = []
 
     @task(
-        on_completion=[lambda t, r, s: states.append(s.name)], on_crashed=[lambda t, r, s: states.append(s.name)]
+        on_completion=[lambda t, r, s: states.append(s.name)],
+        on_crashed=[lambda t, r, s: states.append(s.name)],
     )
     def numbers() -> Iterator[int]:
         yield 1

@@ -216,9 +216,7 @@ def test_time_limits_and_retries_are_checked(decorate: Any, cls: type) -> None:
         ({"retries": 2, "retry_delay_seconds": "1"}, TypeError),
         ({"retries": 60, "retry_delay_seconds": [1] * 51}, ValueError),
     ]:
-        with pytest.raises(
-            error, match=list(options)[-1] if "retries" not in options or len(options) == 1 else None
-        ):
+        with pytest.raises(error, match=list(options)[-1] if "retries" not in options or len(options) == 1 else None):
             decorate(**options)(undecorated)
     for delays in (1, 0.5, [1, 2], (1, 2), exponential_backoff(2), lambda retries: [1.0] * retries):
         assert decorate(retries=2, retry_delay_seconds=delays)(undecorated).retry_delay_seconds == delays
@@ -342,13 +340,9 @@ def test_unobserved_failures_option_is_checked() -> None:
 @pytest.mark.parametrize("wrong", [5, ["a"], object()])
 def test_run_names_are_strings_or_callables(wrong: Any) -> None:
     kind = type(wrong).__name__
-    with pytest.raises(
-        TypeError, match=f"^Expected string or callable for 'task_run_name'; got {kind} instead"
-    ):
+    with pytest.raises(TypeError, match=f"^Expected string or callable for 'task_run_name'; got {kind} instead"):
         task(task_run_name=wrong)(undecorated)
-    with pytest.raises(
-        TypeError, match=f"^Expected string or callable for 'flow_run_name'; got {kind} instead"
-    ):
+    with pytest.raises(TypeError, match=f"^Expected string or callable for 'flow_run_name'; got {kind} instead"):
         flow(flow_run_name=wrong)(undecorated)
 
 
@@ -424,9 +418,7 @@ def run_submitted(t: Any, *args: Any, **kwargs: Any) -> Any:
 def test_map_works_for_any_operator() -> None:
     @flow
     def main() -> Any:
-        return task(operator.mul).map([1, 2, 3], unmapped(10)).result(), task(max).map(
-            [1, 9], [5, 5]
-        ).result()
+        return task(operator.mul).map([1, 2, 3], unmapped(10)).result(), task(max).map([1, 9], [5, 5]).result()
 
     assert main() == ([10, 20, 30], [5, 9])
 

@@ -124,9 +124,7 @@ SEARCHED: dict[str, tuple[Callable[[Any], Any], Any]] = {
 
 class TestFound:
     def test_in_every_container(self, arrived: Any) -> None:
-        found = in_flow(
-            lambda: {name: arrived(make(number.submit())) for name, (make, _) in SEARCHED.items()}
-        )
+        found = in_flow(lambda: {name: arrived(make(number.submit())) for name, (make, _) in SEARCHED.items()})
         assert found == {name: expected for name, (_, expected) in SEARCHED.items()}
         assert {name: type(value) for name, value in found.items()} == {
             name: type(expected) for name, (_, expected) in SEARCHED.items()

@@ -88,9 +88,7 @@ class TestReport:
         with pytest.raises(ExceptionGroup) as caught:
             main()
         gate.clear()
-        text = (
-            "2 task runs failed and nobody looked at them: extract-1 (ValueError: x), load-0 (KeyError: 'k')"
-        )
+        text = "2 task runs failed and nobody looked at them: extract-1 (ValueError: x), load-0 (KeyError: 'k')"
         assert [type(error) for error in caught.value.exceptions] == [ValueError, KeyError]
         assert caught.value.message == text
         state = main(return_state=True)
@@ -111,9 +109,7 @@ class TestReport:
             main()
         assert [str(error) for error in caught.value.exceptions] == [f"e{n}" for n in range(12)]
         message = caught.value.message
-        assert message.startswith(
-            "12 task runs failed and nobody looked at them: fails-0[0] (ValueError: e0), "
-        )
+        assert message.startswith("12 task runs failed and nobody looked at them: fails-0[0] (ValueError: e0), ")
         assert [n for n in range(12) if f"fails-0[{n}] (ValueError: e{n})" in message] == list(range(10))
 
     def test_in_order_of_submission(self) -> None:

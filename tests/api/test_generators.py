@@ -226,9 +226,7 @@ def test_a_generator_closed_before_its_first_item_runs_nothing(decorate: Any, jo
 
 @both_kinds
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_an_exception_fails_the_run_and_reaches_the_consumer(
-    decorate: Any, kind: str, journal: Journal
-) -> None:
+def test_an_exception_fails_the_run_and_reaches_the_consumer(decorate: Any, kind: str, journal: Journal) -> None:
     error = Boom("late")
 
     @decorate(**journal.hooks())
@@ -423,9 +421,7 @@ def test_an_exception_in_the_consumers_loop_ends_everything(
 ) -> None:
     # The traceback keeps the consumer's frame alive, and with it the generator: nobody closes it.
     log: list[Any] = []
-    items: Any = (task if inner == "task" else flow)(**journal.hooks())(
-        numbers if kind == "sync" else anumbers
-    )
+    items: Any = (task if inner == "task" else flow)(**journal.hooks())(numbers if kind == "sync" else anumbers)
 
     def consume() -> None:
         for item in items(log):
@@ -547,9 +543,7 @@ def test_a_time_limit_ends_the_iteration(decorate: Any, kind: str, journal: Jour
     def slow() -> Iterator[int]:
         try:
             yield 0
-            for _ in range(
-                2000
-            ):  # seconds, but not for ever: a wait that nobody interrupts must fail the test
+            for _ in range(2000):  # seconds, but not for ever: a wait that nobody interrupts must fail the test
                 time.sleep(0.001)
         finally:
             log.append("finally")

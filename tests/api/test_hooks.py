@@ -267,9 +267,7 @@ def test_a_blocked_run_fires_no_hooks(way: str) -> None:
     @flow(task_runner=runner_for(way))
     def main() -> State[Any]:
         upstream = failing.submit()
-        state = (
-            work(upstream, return_state=True) if way == "direct" else work.submit(upstream, return_state=True)
-        )
+        state = work(upstream, return_state=True) if way == "direct" else work.submit(upstream, return_state=True)
         assert isinstance(state.data, UpstreamTaskError)
         return Completed(data=state.name)
 
@@ -439,9 +437,7 @@ def test_a_failure_hook_gets_the_very_exception(way: str) -> None:
 def test_hooks_see_the_parameters() -> None:
     seen: list[Any] = []
 
-    @task(
-        on_completion=[lambda task, run, state: seen.append((get_run_context().parameters, run.parameters))]
-    )
+    @task(on_completion=[lambda task, run, state: seen.append((get_run_context().parameters, run.parameters))])
     def work(x: int, y: int = 2) -> None: ...
 
     @flow
@@ -455,9 +451,7 @@ def test_hooks_see_the_parameters() -> None:
 
 @every_way
 @pytest.mark.parametrize("hook_is_async", [False, True])
-def test_hooks_run_inside_the_runs_context(
-    way: str, hook_is_async: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_hooks_run_inside_the_runs_context(way: str, hook_is_async: bool, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[tuple[str, Any]] = []
 
     def look(task: Any, run: Any, state: Any) -> None:
@@ -656,18 +650,14 @@ def test_an_error_in_a_hook_is_logged_and_changes_nothing(
 
 @every_flow_way
 @pytest.mark.parametrize("hook", [_fail, _afail])
-def test_an_error_in_a_hook_of_a_flow_changes_nothing(
-    way: str, hook: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_error_in_a_hook_of_a_flow_changes_nothing(way: str, hook: Any, caplog: pytest.LogCaptureFixture) -> None:
     log = Log()
     options = {name: [hook, *hooks] for name, hooks in log.hooks().items()}
     _, state = run_flow(way, lambda: 1, flow_run_name="mine", **options)
     assert state.result() == 1
     assert log.events == ["on_running", "on_completion"]
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert [("mine" in record.getMessage(), record.exc_info is not None) for record in errors] == [
-        (True, True)
-    ] * 2
+    assert [("mine" in record.getMessage(), record.exc_info is not None) for record in errors] == [(True, True)] * 2
 
 
 @pytest.mark.parametrize("way", ["submitted", "one worker", "async submitted"])
@@ -697,9 +687,7 @@ def test_a_system_exit_in_a_hook_is_an_error_like_any_other(
 
 @every_way
 def test_what_a_hook_returns_is_ignored(way: str) -> None:
-    _, state = run_task(
-        way, lambda: 1, on_completion=[lambda t, r, s: Failed()], on_running=[lambda t, r, s: 2]
-    )
+    _, state = run_task(way, lambda: 1, on_completion=[lambda t, r, s: Failed()], on_running=[lambda t, r, s: 2])
     assert state.result() == 1
 
 

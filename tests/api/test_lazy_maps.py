@@ -169,9 +169,7 @@ class TestResults:
 
     def test_two_at_a_time(self) -> None:
         def body() -> Any:
-            pairs = zip(
-                number.imap(range(20), ordered=True), number.imap(range(20), ordered=True), strict=True
-            )
+            pairs = zip(number.imap(range(20), ordered=True), number.imap(range(20), ordered=True), strict=True)
             return [(one.result(), two.result()) for one, two in pairs]
 
         found = in_flow(body, task_runner=ThreadPoolTaskRunner(max_workers=1))

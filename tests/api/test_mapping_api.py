@@ -514,9 +514,7 @@ class TestChildren:
 
         assert in_flow(body)
 
-    @pytest.mark.parametrize(
-        "wrap", [lambda x: allow_failure(unmapped(x)), lambda x: unmapped(allow_failure(x))]
-    )
+    @pytest.mark.parametrize("wrap", [lambda x: allow_failure(unmapped(x)), lambda x: unmapped(allow_failure(x))])
     def test_unmapped_and_allow_failure_in_either_order(self, wrap: Any) -> None:
         def body() -> Any:
             return [x.value[1] for x in give.map([1, 2], wrap([bad.submit(), 3])).result()]

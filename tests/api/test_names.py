@@ -715,9 +715,7 @@ def test_tags_are_recorded(own_store: Path) -> None:
 OUTSIDE = {"id": None, "name": None, "tags": [], "parameters": {}, "run_count": 0}
 OUTSIDE_FLOW = {
     **OUTSIDE,
-    **dict.fromkeys(
-        ["flow_name", "flow_version", "scheduled_start_time", "parent_flow_run_id", "root_flow_run_id"]
-    ),
+    **dict.fromkeys(["flow_name", "flow_version", "scheduled_start_time", "parent_flow_run_id", "root_flow_run_id"]),
 }
 OUTSIDE_TASK = {**OUTSIDE, "task_name": None}
 

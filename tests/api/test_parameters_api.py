@@ -208,18 +208,14 @@ def test_a_subflow_with_invalid_parameters_is_like_any_failed_run() -> None:
 
 @pytest.mark.parametrize("arguments", [((), {}), ((1, 2), {}), ((1,), {"n": 1}), ((), {"nope": 1})])
 @pytest.mark.parametrize("is_async", [False, True])
-def test_arguments_that_do_not_bind_make_no_run(
-    own_store: Path, arguments: tuple[Any, Any], is_async: bool
-) -> None:
+def test_arguments_that_do_not_bind_make_no_run(own_store: Path, arguments: tuple[Any, Any], is_async: bool) -> None:
     hooks: list[Any] = []
     args, kwargs = arguments
 
     async def abody(n: int) -> None: ...
     def body(n: int) -> None: ...
 
-    main: Any = flow(name="my-flow", on_failure=[lambda f, r, s: hooks.append(s)])(
-        abody if is_async else body
-    )
+    main: Any = flow(name="my-flow", on_failure=[lambda f, r, s: hooks.append(s)])(abody if is_async else body)
     with pytest.raises(ParameterBindError) as raised:
         call = main(*args, **kwargs)
         asyncio.run(call)
@@ -300,9 +296,7 @@ def test_args_kwargs_and_positional_only_parameters_are_validated() -> None:
 
 def test_parameters_may_have_any_name() -> None:
     @flow
-    def main(
-        model_config: int, json: int, copy: int, _private: int, __dunder: int = 1, schema: int = 2
-    ) -> Any:
+    def main(model_config: int, json: int, copy: int, _private: int, __dunder: int = 1, schema: int = 2) -> Any:
         return model_config + json + copy + _private + __dunder + schema
 
     assert main("1", "2", "3", "4") == 13  # type: ignore[arg-type]
@@ -500,9 +494,7 @@ def test_parameters_that_cannot_be_stored_never_fail_a_run(own_store: Path, valu
     try:
         (root,) = reader.runs()
         assert root.status == "COMPLETED"
-        assert '"p"' in (
-            root.parameters if way in ("direct", "async") else reader.tree(root.id)[0].parameters
-        )
+        assert '"p"' in (root.parameters if way in ("direct", "async") else reader.tree(root.id)[0].parameters)
     finally:
         reader.close()
 
@@ -568,7 +560,5 @@ def test_pydantic_is_only_loaded_when_it_is_needed(tmp_path: Path) -> None:
         """)
     )
     environment = {**os.environ, "PENSTOCK_HOME": str(tmp_path / "home")}
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=30
-    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=30)
     assert done.returncode == 0, done.stderr

@@ -231,18 +231,14 @@ PAUSES = [
 
 @every_way
 @pytest.mark.parametrize(("retries", "delay", "pauses"), PAUSES)
-def test_the_pauses_of_a_task(
-    hasty: HastyClock, way: str, retries: int, delay: Any, pauses: list[float]
-) -> None:
+def test_the_pauses_of_a_task(hasty: HastyClock, way: str, retries: int, delay: Any, pauses: list[float]) -> None:
     run_task(way, Attempts(ValueError()), retries=retries, retry_delay_seconds=delay)
     assert hasty.pauses == pauses
 
 
 @every_flow_way
 @pytest.mark.parametrize(("retries", "delay", "pauses"), PAUSES)
-def test_the_pauses_of_a_flow(
-    hasty: HastyClock, way: str, retries: int, delay: Any, pauses: list[float]
-) -> None:
+def test_the_pauses_of_a_flow(hasty: HastyClock, way: str, retries: int, delay: Any, pauses: list[float]) -> None:
     run_flow(way, Attempts(ValueError()), retries=retries, retry_delay_seconds=delay)
     assert hasty.pauses == pauses
 
@@ -319,9 +315,7 @@ def test_the_states_on_the_way(clock: ManualClock, way: str) -> None:
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_pause_holds_no_slot(clock: ManualClock, is_async: bool) -> None:
     attempts = Attempts(ValueError(), "fine")
-    flaky: Any = task(retries=1, retry_delay_seconds=60)(
-        function_for("async" if is_async else "direct", attempts)
-    )
+    flaky: Any = task(retries=1, retry_delay_seconds=60)(function_for("async" if is_async else "direct", attempts))
     other = task(lambda: threading.get_ident())
 
     @flow(task_runner=ThreadPoolTaskRunner(max_workers=1))
@@ -347,9 +341,7 @@ def test_a_thousand_pauses_need_no_threads(clock: ManualClock) -> None:
         clock.wait_for_timers(1000, timeout=30)
         assert threading.active_count() <= before + 4
         clock.advance(60)
-        return len(
-            [1 for error in futures.result(raise_on_failure=False) if isinstance(error, ZeroDivisionError)]
-        )
+        return len([1 for error in futures.result(raise_on_failure=False) if isinstance(error, ZeroDivisionError)])
 
     assert main() == 1000
 
@@ -494,9 +486,7 @@ class Condition:
 
 
 @every_way
-@pytest.mark.parametrize(
-    ("answer", "made"), [(True, 3), ("yes", 3), (1, 3), (False, 1), (None, 1), ("", 1), (0, 1)]
-)
+@pytest.mark.parametrize(("answer", "made"), [(True, 3), ("yes", 3), (1, 3), (False, 1), (None, 1), ("", 1), (0, 1)])
 @pytest.mark.parametrize("form", ["object", "async", "partial", "method"])
 def test_the_condition_decides(way: str, answer: Any, made: int, form: str) -> None:
     condition, attempts = Condition(answer), Attempts(ValueError())
@@ -605,9 +595,7 @@ def test_a_bad_state_that_stays_bad_is_the_end(way: str) -> None:
 
 
 @every_way
-@pytest.mark.parametrize(
-    "end", [Cancelled(), Completed(name="Skipped"), None], ids=["Cancelled", "Skipped", "None"]
-)
+@pytest.mark.parametrize("end", [Cancelled(), Completed(name="Skipped"), None], ids=["Cancelled", "Skipped", "None"])
 def test_what_is_no_failure_is_not_tried_again(way: str, end: Any) -> None:
     attempts = Attempts(end, AssertionError("a second attempt"))
     state = run_task(way, attempts, retries=2)

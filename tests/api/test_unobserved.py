@@ -145,9 +145,7 @@ class TestLooking:
     def test_not_looking_fails_the_run(self, ended: Any) -> None:
         text = "1 task run failed and nobody looked at it: bad-0 (ValueError: x)"
         states = {name: ended(partial(_handle, handling)) for name, handling in NOT_LOOKING.items()}
-        assert {name: str(state) for name, state in states.items()} == dict.fromkeys(
-            states, str(Failed(message=text))
-        )
+        assert {name: str(state) for name, state in states.items()} == dict.fromkeys(states, str(Failed(message=text)))
         assert all(state.data is ERROR for state in states.values())
 
     def test_a_note_names_the_run(self, ended: Any) -> None:
@@ -385,10 +383,7 @@ class TestSettled:
             use.submit(use.submit(future))
             use.submit(future)
 
-        assert (
-            main(return_state=True).message
-            == "1 task run failed and nobody looked at it: bad-0 (ValueError: x)"
-        )
+        assert main(return_state=True).message == "1 task run failed and nobody looked at it: bad-0 (ValueError: x)"
 
     def test_cancelled_runs_owe_nothing_nor_what_they_block(self) -> None:
         started, gate = threading.Event(), threading.Event()
@@ -423,9 +418,7 @@ class TestSettled:
             says_so.submit()
 
         state = main(return_state=True)
-        assert state.message == (
-            "1 task run failed and nobody looked at it: says_so-0 (FailedRun: on purpose)"
-        )
+        assert state.message == ("1 task run failed and nobody looked at it: says_so-0 (FailedRun: on purpose)")
 
     def test_blocked_by_a_given_failed_state(self) -> None:
         """There is no other run to blame, so the blocked one answers for it."""

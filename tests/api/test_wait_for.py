@@ -197,8 +197,6 @@ class TestWaitFor:
     def test_each_must_complete(self) -> None:
         def body() -> Any:
             waits = [number.submit(), bad.submit()]
-            return [
-                future.state.name for future in number.map([1, 2], wait_for=waits) if future.wait() is None
-            ]
+            return [future.state.name for future in number.map([1, 2], wait_for=waits) if future.wait() is None]
 
         assert in_flow(body) == ["UpstreamFailed", "UpstreamFailed"]

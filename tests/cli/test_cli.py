@@ -152,9 +152,7 @@ def test_ls_as_json(store: SQLiteStore) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "printed"), [((), ""), (("--json",), '{"schema": 1, "runs": []}')])
-def test_ls_without_a_store_says_so_and_makes_none(
-    own_store: Path, arguments: tuple[str, ...], printed: str
-) -> None:
+def test_ls_without_a_store_says_so_and_makes_none(own_store: Path, arguments: tuple[str, ...], printed: str) -> None:
     result = penstock("ls", *arguments)
     assert result.exit_code == 0
     assert " ".join(result.stdout.split()).replace("{ ", "{").replace(" }", "}") == printed
@@ -332,10 +330,7 @@ def test_a_traceback_without_own_code_gives_its_last_line() -> None:
     from penstock.cli.showing import user_line
 
     inside = TRACEBACK.replace("/home/me/etl.py", "/venv/lib/python3.11/site-packages/x.py")
-    assert (
-        user_line(inside)
-        == "/usr/lib/python3.11/collections/__init__.py:5 in __missing__: raise KeyError(key)"
-    )
+    assert user_line(inside) == "/usr/lib/python3.11/collections/__init__.py:5 in __missing__: raise KeyError(key)"
     assert user_line("") == ""
     assert user_line('  File "<stdin>", line 1, in f\nKeyError: 1\n') == "<stdin>:1 in f"
 

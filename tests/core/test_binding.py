@@ -262,8 +262,7 @@ def test_templates_see_parameters(template: str, expected: str) -> None:
         ),
         (
             "{d[x].__init__.__globals__}",
-            "AttributeError: 'd[x].__init__.__globals__': "
-            "names that start with two underscores are not available",
+            "AttributeError: 'd[x].__init__.__globals__': names that start with two underscores are not available",
         ),
         (
             "{x:{d.__len__}}",

@@ -65,9 +65,7 @@ def by_pickle(x: Any) -> Any:
 
 
 each_error = pytest.mark.parametrize("cls", ERRORS, ids=lambda cls: cls.__name__)
-each_way = pytest.mark.parametrize(
-    "duplicate", [by_pickle, copy.copy, copy.deepcopy], ids=lambda f: f.__name__
-)
+each_way = pytest.mark.parametrize("duplicate", [by_pickle, copy.copy, copy.deepcopy], ids=lambda f: f.__name__)
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> Any:
@@ -106,9 +104,7 @@ class NotAnException(Exception):
 
 def test_the_module_has_exactly_these_exceptions() -> None:
     found = {
-        name
-        for name, value in vars(exceptions).items()
-        if isinstance(value, type) and issubclass(value, BaseException)
+        name for name, value in vars(exceptions).items() if isinstance(value, type) and issubclass(value, BaseException)
     }
     assert found == set(BASES)
 

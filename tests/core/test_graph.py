@@ -593,9 +593,7 @@ class TrapDict(dict[Any, Any]):
     __iter__ = __len__ = __getitem__ = items = values = keys = Trap._sprung  # type: ignore[assignment]
 
 
-@pytest.mark.parametrize(
-    "make", [Trap, UnhashableTrap, lambda: TrapList([1]), lambda: TrapDict(a=1), MagicMock]
-)
+@pytest.mark.parametrize("make", [Trap, UnhashableTrap, lambda: TrapList([1]), lambda: TrapDict(a=1), MagicMock])
 def test_objects_are_not_touched(make: Callable[[], Any]) -> None:
     trap = make()
     assert find({"x": trap}) is None

@@ -342,9 +342,7 @@ def check_every_run_can_end(moves: list[Move]) -> None:
     situations = {move.before._replace(retryable=True) for move in moves} | {move.after for move in moves}
     ending = {situation for situation in situations if situation.status.final}
     kind = [move for move in moves if move.event not in UNKIND]
-    while more := {
-        move.before._replace(retryable=True) for move in kind if move.after in ending
-    } - ending:
+    while more := {move.before._replace(retryable=True) for move in kind if move.after in ending} - ending:
         ending |= more
     assert situations == ending
 

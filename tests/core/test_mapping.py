@@ -129,8 +129,7 @@ def test_missing_iterables_are_named() -> None:
     with pytest.raises(MappingMissingIterable) as caught:
         expand((5,), {"y": "b", "password": "hunter2"}, ("x",))
     assert str(caught.value).startswith(
-        "No iterable parameters were received. Parameters for map must include at least one iterable. "
-        "Parameters: {"
+        "No iterable parameters were received. Parameters for map must include at least one iterable. Parameters: {"
     )
     assert '"x":"5"' in str(caught.value) and "hunter2" not in str(caught.value)
     with pytest.raises(MappingMissingIterable):

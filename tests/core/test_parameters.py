@@ -100,9 +100,7 @@ def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Opaque | None", Opaque()),
     ],
 )
-def test_a_fitting_value_keeps_its_identity(
-    monkeypatch: pytest.MonkeyPatch, annotation: Any, value: object
-) -> None:
+def test_a_fitting_value_keeps_its_identity(monkeypatch: pytest.MonkeyPatch, annotation: Any, value: object) -> None:
     without_models(monkeypatch)
     checked, unchecked = check(annotated(annotation), value)
     assert checked["x"] is value

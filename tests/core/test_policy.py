@@ -213,9 +213,7 @@ def test_bad_backoff_factors() -> None:
 # --- time limits ---
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [(None, None), (0, None), (0.0, None), (3, 3.0), (0.25, 0.25)]
-)
+@pytest.mark.parametrize(("value", "expected"), [(None, None), (0, None), (0.0, None), (3, 3.0), (0.25, 0.25)])
 def test_timeouts(value: Any, expected: Any) -> None:
     assert check_timeout(value) == expected
 

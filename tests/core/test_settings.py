@@ -118,9 +118,7 @@ NUMBERS = "a number of seconds, or up to 50 of them, as in 1,10,100"
         ("FLOWS_DEFAULT_RETRY_DELAY_SECONDS", ",".join(["1"] * 51), NUMBERS),
     ],
 )
-def test_invalid_values_are_named(
-    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, expected: str
-) -> None:
+def test_invalid_values_are_named(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, expected: str) -> None:
     monkeypatch.setenv(f"PENSTOCK_{variable}", text)
     for _ in range(2):  # an error is not remembered as an answer
         with pytest.raises(ConfigurationError) as caught:
@@ -161,8 +159,7 @@ def test_an_unknown_name_is_warned_about_once(
     monkeypatch.setenv("PENSTOCK_TASKS_DEFAULT_RETRIES", "2")
     assert current().tasks_default_retries == 2
     assert warnings_in(caplog) == [
-        "Ignored the unknown setting PENSTOCK_TASK_DEFAULT_RETRIES. "
-        "Did you mean PENSTOCK_TASKS_DEFAULT_RETRIES?"
+        "Ignored the unknown setting PENSTOCK_TASK_DEFAULT_RETRIES. Did you mean PENSTOCK_TASKS_DEFAULT_RETRIES?"
     ]
     assert caplog.records[0].name == "penstock"
 
@@ -229,9 +226,7 @@ def test_temporary_settings_refuse_what_is_wrong() -> None:
     )
     with pytest.raises(ConfigurationError) as refused, temporary_settings({"tasks_default_retries": -1}):
         pytest.fail("entered")
-    assert str(refused.value) == (
-        "PENSTOCK_TASKS_DEFAULT_RETRIES='-1' is not valid: expected an integer, 0 or more."
-    )
+    assert str(refused.value) == ("PENSTOCK_TASKS_DEFAULT_RETRIES='-1' is not valid: expected an integer, 0 or more.")
     assert current() == Settings()
 
 

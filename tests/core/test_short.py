@@ -210,8 +210,7 @@ def test_depth_is_bounded() -> None:
 def test_secret_names_are_masked_at_any_depth() -> None:
     shown = short({"password": "p", "nested": {"db_secret": "s", "n": 1}, "kw": [Config(1.0)]})
     assert shown == (
-        "{'password': ********, 'nested': {'db_secret': ********, 'n': 1}, "
-        "'kw': [Config(rate=1.0, api_key=********)]}"
+        "{'password': ********, 'nested': {'db_secret': ********, 'n': 1}, 'kw': [Config(rate=1.0, api_key=********)]}"
     )
 
 

@@ -144,8 +144,7 @@ class TestTimeouts:
             assert waiting("db") == 1
             clock.advance(0.1)
         assert messages == [
-            "Timed out after 2.5 s waiting for concurrency limit 'db' "
-            "(3 of 3 slots taken, held by thread 'MainThread')"
+            "Timed out after 2.5 s waiting for concurrency limit 'db' (3 of 3 slots taken, held by thread 'MainThread')"
         ]
         assert (held("db"), waiting("db")) == (0, 0)
 

@@ -171,9 +171,7 @@ class TestRequests:
         last = Caller(table, "b").submit()
         holder.request.release()
         assert last.granted
-        assert {record.getMessage() for record in caplog.records} == {
-            "Could not tell a test that its turn has come"
-        }
+        assert {record.getMessage() for record in caplog.records} == {"Could not tell a test that its turn has come"}
 
     def test_callers_are_told_without_the_lock(self, table: Limits) -> None:
         others: list[bool] = []
@@ -211,8 +209,7 @@ class LimitsMachine(RuleBasedStateMachine):
         caller, names = self.callers[index]
         ahead = {name for i in self.waiting[: self.waiting.index(index)] for name in self.callers[i][1]}
         return not names & ahead and all(
-            (most := self.capacity[name]) is None or self.used(name) + caller.request.amount <= most
-            for name in names
+            (most := self.capacity[name]) is None or self.used(name) + caller.request.amount <= most for name in names
         )
 
     def settle(self) -> None:
@@ -348,9 +345,7 @@ class TestInterrupts:
 
         set_limit("db", 1)
         loop = asyncio.new_event_loop()
-        asyncio.events._set_running_loop(
-            loop
-        )  # the coroutine is driven by hand: a loop would catch interrupts
+        asyncio.events._set_running_loop(loop)  # the coroutine is driven by hand: a loop would catch interrupts
         try:
             for where in self.strikes(scenario):
                 clock.advance(0)

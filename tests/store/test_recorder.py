@@ -350,9 +350,7 @@ def test_touching_never_waits_for_the_store(recorder: Recorder, store: Store) ->
     store.may_write.set()
 
 
-def test_beyond_the_bound_finished_runs_are_dropped_and_counted(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_beyond_the_bound_finished_runs_are_dropped_and_counted(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder(lambda: store, window=0.001, backlog=10)
     store.error = StoreUnavailable("gone")
     flow = Run(run_row(0, kind="flow"))
@@ -382,9 +380,7 @@ def test_a_locked_store_gets_time_at_the_end(store: Store, caplog: pytest.LogCap
     assert len(warnings(caplog)) == 1
 
 
-@pytest.mark.parametrize(
-    ("error", "again"), [(StoreUnavailable("full"), False), (StoreLocked("locked"), True)]
-)
+@pytest.mark.parametrize(("error", "again"), [(StoreUnavailable("full"), False), (StoreLocked("locked"), True)])
 def test_what_cannot_be_stored_in_the_end_is_reported(
     store: Store, caplog: pytest.LogCaptureFixture, error: Exception, again: bool
 ) -> None:

@@ -56,9 +56,7 @@ def test_files_are_private_whatever_the_umask(path: Path) -> None:
             modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     finally:
         os.umask(before)
-    assert modes == dict.fromkeys(
-        ("penstock.db", "penstock.db-wal", "penstock.db-shm", "penstock.lock"), 0o600
-    )
+    assert modes == dict.fromkeys(("penstock.db", "penstock.db-wal", "penstock.db-shm", "penstock.lock"), 0o600)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
@@ -122,9 +120,7 @@ def test_any_directory_name_will_do(tmp_path: Path, name: str) -> None:
     assert [found.name for found in tmp_path.iterdir() if found.is_dir()] == [name]
 
 
-def test_a_relative_path_survives_a_change_of_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_survives_a_change_of_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with closing(SQLiteStore("home")) as store:
         monkeypatch.chdir("/")
@@ -228,9 +224,7 @@ def test_a_log_left_by_a_dead_process_does_not_enter_a_new_store(path: Path, sto
     assert store.runs() == [run_row(2)]
 
 
-def test_the_index_of_a_deleted_store_is_not_shared_with_who_still_has_it_open(
-    path: Path, store: SQLiteStore
-) -> None:
+def test_the_index_of_a_deleted_store_is_not_shared_with_who_still_has_it_open(path: Path, store: SQLiteStore) -> None:
     other = python(
         """
         import sys
@@ -330,9 +324,7 @@ def test_a_lock_file_that_was_deleted_and_made_again_excludes(tmp_path: Path) ->
             pass
 
 
-def test_a_lock_on_a_file_deleted_meanwhile_is_no_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_on_a_file_deleted_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = str(tmp_path / "lock")
     flock = fcntl.flock
 

@@ -201,9 +201,7 @@ def _ask(option: Callable[..., Any], parameters: Mapping[str, Any], label: str) 
     wants_parameters = "parameters" in _signature(option).parameters
     name = option(parameters=dict(parameters)) if wants_parameters else option()
     if not isinstance(name, str):
-        raise TypeError(
-            f"The callable given as {label!r} must return a string; it returned {type(name).__name__}."
-        )
+        raise TypeError(f"The callable given as {label!r} must return a string; it returned {type(name).__name__}.")
     return name
 
 
@@ -282,8 +280,7 @@ def short(value: object) -> str:
 def short_parameters(parameters: Mapping[str, Any]) -> str:
     """A JSON object, name -> `short(value)`, in ASCII. Values of parameters named like secrets are masked."""
     entries = [
-        f"{encode_basestring_ascii(name)}:"
-        f"{encode_basestring_ascii(MASK if _is_secret(name) else short(value))}"
+        f"{encode_basestring_ascii(name)}:{encode_basestring_ascii(MASK if _is_secret(name) else short(value))}"
         for name, value in parameters.items()
     ]
     return "{" + ",".join(entries) + "}"

@@ -385,9 +385,7 @@ class _Flat(Inputs):
     def __init__(self, parameters: dict[str, Any], skip: Collection[str]) -> None:
         self._parameters = parameters.copy()
         self._uses = {
-            name: value
-            for name, value in parameters.items()
-            if _kind_of(type(value)) is _UPSTREAM and name not in skip
+            name: value for name, value in parameters.items() if _kind_of(type(value)) is _UPSTREAM and name not in skip
         }
         first: dict[int, Link] = {}
         for name, value in self._uses.items():
@@ -478,9 +476,7 @@ class _Rebuild:
             ) from error
 
 
-def find(
-    parameters: dict[str, Any], *, keep_quotes: bool = False, skip: Collection[str] = ()
-) -> Inputs | None:
+def find(parameters: dict[str, Any], *, keep_quotes: bool = False, skip: Collection[str] = ()) -> Inputs | None:
     """Return what must be replaced or unwrapped in the parameters; None if nothing.
 
     Containers that lead to something are remembered as they are now: changing them later has no effect.
@@ -489,9 +485,7 @@ def find(
     """
     if not states.any_alive():
         return None
-    values = (
-        [value for name, value in parameters.items() if name not in skip] if skip else parameters.values()
-    )
+    values = [value for name, value in parameters.items() if name not in skip] if skip else parameters.values()
     types = _types(values)
     if types <= _SKIPPED:
         return None
@@ -545,6 +539,5 @@ def _drained(whole: Any) -> list[Any]:
         else:
             return list(elements)
     raise TypeError(
-        "'wait_for' takes a future, a State, or an iterable of them, as in wait_for=[x]; "
-        f"got {type(whole).__name__}"
+        f"'wait_for' takes a future, a State, or an iterable of them, as in wait_for=[x]; got {type(whole).__name__}"
     )

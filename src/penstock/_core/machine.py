@@ -30,9 +30,7 @@ class Event(IntEnum):
     RAISED = 6  # the body raised an exception, or returned a state that is not completed
     TIMED_OUT = 7  # the attempt passed its deadline
     LOST = 8  # the worker died under the attempt
-    CRASHED = (
-        9  # something that is no failure of the body ended the attempt: SystemExit, Ctrl-C, a stuck thread
-    )
+    CRASHED = 9  # something that is no failure of the body ended the attempt: SystemExit, Ctrl-C, a stuck thread
     STOPPED = 10  # the body noticed that it was asked to stop
     DELAY_OVER = 11  # the pause before the next attempt has passed
     BLOCKED = 12  # an input's run did not complete

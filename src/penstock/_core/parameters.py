@@ -74,8 +74,7 @@ class ParameterChecker:
 
         # Field names must not clash with pydantic's own, so the parameters' names are aliases.
         definitions: dict[str, Any] = {
-            f"p{place}": self._schema_field(parameter)
-            for place, parameter in enumerate(self._parameters.values())
+            f"p{place}": self._schema_field(parameter) for place, parameter in enumerate(self._parameters.values())
         }
         config = ConfigDict(arbitrary_types_allowed=True)
         model = create_model("Parameters", __config__=config, **definitions)

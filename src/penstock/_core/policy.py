@@ -101,8 +101,7 @@ def _check_delays(option: object, retries: int) -> tuple[float, ...]:
         delays = option(retries)
         if not isinstance(delays, list | tuple):
             raise TypeError(
-                "The callable given as 'retry_delay_seconds' must return a list; "
-                f"it returned {type(delays).__name__}."
+                f"The callable given as 'retry_delay_seconds' must return a list; it returned {type(delays).__name__}."
             )
     elif isinstance(option, list | tuple):
         delays = option
@@ -164,9 +163,7 @@ def check_tags(value: object) -> frozenset[str]:
     if isinstance(value, str):
         return frozenset((value,) if value else ())
     if not isinstance(value, Iterable):
-        raise TypeError(
-            f"Expected a string or an iterable of strings for 'tags'; got {type(value).__name__}."
-        )
+        raise TypeError(f"Expected a string or an iterable of strings for 'tags'; got {type(value).__name__}.")
     tags = list(value)
     for tag in tags:
         if not isinstance(tag, str):

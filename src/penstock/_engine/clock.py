@@ -30,9 +30,7 @@ from weakref import WeakSet
 
 logger = logging.getLogger("penstock.clock")
 
-LONGEST_SLEEP = (
-    3600.0  # waits of the operating system are bounded (49 days on Windows): wake up and look again
-)
+LONGEST_SLEEP = 3600.0  # waits of the operating system are bounded (49 days on Windows): wake up and look again
 FEWEST_TO_SWEEP = 64
 
 
@@ -124,9 +122,7 @@ class SystemClock:
         # A bell of its own: a predecessor on its way out must not hear the calls for this thread.
         self._bell = SimpleQueue()
         self._alarm = -inf
-        self._thread = threading.Thread(
-            target=self._serve, args=(self._bell,), name="penstock-timers", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, args=(self._bell,), name="penstock-timers", daemon=True)
         try:
             self._thread.start()
         except BaseException:

@@ -100,9 +100,7 @@ class Blocking:
 
     def __init__(self, *, mind_loop: bool = True) -> None:
         self._mind_loop = mind_loop
-        self.escaped: BaseException | None = (
-            None  # what must go on to the caller besides the run's own outcome
-        )
+        self.escaped: BaseException | None = None  # what must go on to the caller besides the run's own outcome
 
     def drive(self, run: Run) -> None:
         """Take the run to its end. Blocks; does not raise."""

@@ -50,9 +50,7 @@ _NO_LINKS: tuple[Any, ...] = ()
 class Engine:
     """What the runs inside one flow run have in common."""
 
-    def __init__(
-        self, runner: TaskRunner, recorder: Recorder, settings: Settings, outer: Engine | None = None
-    ) -> None:
+    def __init__(self, runner: TaskRunner, recorder: Recorder, settings: Settings, outer: Engine | None = None) -> None:
         self.runner = runner
         self.recorder = recorder
         self.settings = settings
@@ -91,16 +89,12 @@ class Engine:
 
     # --- starting runs ----------------------------------------------------------------------------------------
 
-    def new_root(
-        self, plan: Plan, parameters: dict[str, Any], parent: Run | None, tags: frozenset[str]
-    ) -> Run:
+    def new_root(self, plan: Plan, parameters: dict[str, Any], parent: Run | None, tags: frozenset[str]) -> Run:
         """Make the run that this engine exists for."""
         self.root = Run(next(self.ids), plan, self, parent, parameters, tags)
         return self.root
 
-    def new_run(
-        self, plan: Plan, parameters: dict[str, Any], parent: Run, number: int, index: int | None
-    ) -> Run:
+    def new_run(self, plan: Plan, parameters: dict[str, Any], parent: Run, number: int, index: int | None) -> Run:
         """Make a task run. Its parent waits for it from the moment that a driver takes it over."""
         tags = current_tags.get() | plan.tags if plan.tags else current_tags.get()
         return Run(next(self.ids), plan, self, parent, parameters, tags, number, index)
@@ -256,9 +250,7 @@ class Engine:
                 return
             waited_for = run.pending is call
         place = interrupt.where(call)
-        _logger.warning(
-            "%s did not stop within %g s; still running in %s%s", run.label, grace, place, _cure(call)
-        )
+        _logger.warning("%s did not stop within %g s; still running in %s%s", run.label, grace, place, _cure(call))
         if not waited_for:
             return  # a direct call: its caller's own thread is in it and cannot be released
         if call.asyncio_task is not None:
@@ -276,9 +268,7 @@ class Engine:
 
     def wind_down(self, run: Run, event: Event) -> None:
         """The body has not returned: what it submitted and has not started never will; see the contract of exits."""
-        everything = event in (Event.CRASHED, Event.STOPPED) or (
-            event is Event.TIMED_OUT and run.plan.kind == "flow"
-        )
+        everything = event in (Event.CRASHED, Event.STOPPED) or (event is Event.TIMED_OUT and run.plan.kind == "flow")
         children = run.living_children()
         _cancel_all(children if everything else [child for child in children if not child.has_started])
 
@@ -326,9 +316,7 @@ class Engine:
     def summary(self, run: Run) -> str:
         """One sentence about how the root run ended."""
         took = (run.ended or self.now()) - (run.first_started or run.created)
-        runs = [
-            f"{self._counts[kind]} {kind}" for kind in ("task runs", "subflow runs") if self._counts[kind]
-        ]
+        runs = [f"{self._counts[kind]} {kind}" for kind in ("task runs", "subflow runs") if self._counts[kind]]
         rest = [
             f"{self._counts[name]} {name}"
             for name in ("failed", "crashed", "cancelled", "retried")

@@ -20,7 +20,6 @@ from penstock._core.outcome import Outcome
 from penstock._engine import ending
 from penstock._engine.attempt import Call
 from penstock._engine.requests import Acquire, Aside, Inputs, Sleep
-
 from penstock._engine.waiting import refuse_circular_inputs
 
 if TYPE_CHECKING:

@@ -134,9 +134,7 @@ class Recorder:
     No method raises because of the store. Nothing is opened and no thread is started before the first touch.
     """
 
-    def __init__(
-        self, open_store: Callable[[], Store], *, window: float = WINDOW, backlog: int = BACKLOG
-    ) -> None:
+    def __init__(self, open_store: Callable[[], Store], *, window: float = WINDOW, backlog: int = BACKLOG) -> None:
         self._open_store = open_store
         self._window = window
         self._bound = backlog
@@ -379,9 +377,7 @@ class Recorder:
 
     def _report_dropped(self) -> None:
         if self._backlog.dropped:
-            _logger.warning(
-                "%s records were lost while runs could not be recorded", f"{self._backlog.dropped:,}"
-            )
+            _logger.warning("%s records were lost while runs could not be recorded", f"{self._backlog.dropped:,}")
             self._backlog.dropped = 0
 
     def _report_loss(self) -> None:
@@ -467,6 +463,4 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

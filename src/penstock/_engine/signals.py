@@ -87,9 +87,7 @@ class Guard:
         """Nothing may be raised inside an event loop: cancel the task that the run is part of."""
         handler = self._previous[signal.Signals(number)]
         if callable(handler) and handler is not signal.default_int_handler:
-            handler(
-                number, frame
-            )  # asyncio.run has one of its own, which also makes it raise KeyboardInterrupt
+            handler(number, frame)  # asyncio.run has one of its own, which also makes it raise KeyboardInterrupt
         else:
             self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 

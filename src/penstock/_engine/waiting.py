@@ -41,9 +41,7 @@ def block(gate: Gate, timeout: float | None, among: Sequence[Any] = (), *, mind_
     run = current_run.get()
     call = None if run is None else run.call
     if call is None or call.thread != get_ident():
-        return _wait_without_slot(
-            gate, timeout
-        )  # not in a body: in a hook, a callback, or the user's own thread
+        return _wait_without_slot(gate, timeout)  # not in a body: in a hook, a callback, or the user's own thread
     if len(among) != 1:
         return _suspend(call, gate, timeout)
     return _block_on(call, gate, timeout, among[0])
@@ -225,9 +223,7 @@ def _mind_the_loop() -> None:
     if asyncio_events is None or asyncio_events._get_running_loop() is None:
         return
     if here.background_loop:
-        raise RuntimeError(
-            f"blocking here would stop the event loop that all submitted async tasks share: {_ADVICE}"
-        )
+        raise RuntimeError(f"blocking here would stop the event loop that all submitted async tasks share: {_ADVICE}")
     _warn_once()
 
 

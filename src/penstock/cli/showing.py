@@ -67,9 +67,7 @@ def _read(reader: Reader, run: RunRow, limit: int) -> _Record:
 def _header(run: RunRow, tasks: str) -> str:
     facts = [(label, text) for label, text in _facts(run, tasks) if text not in ("", "-")]
     width = max(len(label) for label, _ in facts)
-    return "\n".join(
-        [f"{title(run)}: {printable(run.state_name)}", *(f"  {k:<{width}}  {v}" for k, v in facts)]
-    )
+    return "\n".join([f"{title(run)}: {printable(run.state_name)}", *(f"  {k:<{width}}  {v}" for k, v in facts)])
 
 
 def _facts(run: RunRow, tasks: str) -> Iterator[tuple[str, str]]:

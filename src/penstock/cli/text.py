@@ -21,10 +21,7 @@ def as_json(document: dict[str, Any]) -> str:
 
 def fields_of(row: Any) -> dict[str, Any]:
     """A row of the store as JSON-able fields. Columns that hold JSON are unpacked."""
-    return {
-        name: unpacked(value) if name in _JSON_COLUMNS else _finite(value)
-        for name, value in row._asdict().items()
-    }
+    return {name: unpacked(value) if name in _JSON_COLUMNS else _finite(value) for name, value in row._asdict().items()}
 
 
 def unpacked(text: str | None) -> Any:

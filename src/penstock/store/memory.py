@@ -42,9 +42,7 @@ class MemoryStore:
         by_id = [row for row in roots if prefix and row.id.startswith(prefix)] or [
             row for row in sorted(latest_first) if prefix and row.id.startswith(prefix)
         ]
-        by_name = [
-            row for row in latest_first if row.run_name == text and (row in roots or row.kind == "flow")
-        ]
+        by_name = [row for row in latest_first if row.run_name == text and (row in roots or row.kind == "flow")]
         return by_id[:limit] or by_name[:1]
 
     def runs(

@@ -72,9 +72,7 @@ class SQLiteReader:
     def find(self, text: str, *, limit: int = 10) -> list[RunRow]:
         if text == "@last":
             return self._query("last", RunRow._make)
-        return self._find_by_id(id_prefix(text), limit) or self._query(
-            "by_name", RunRow._make, text=_clean(text)
-        )
+        return self._find_by_id(id_prefix(text), limit) or self._query("by_name", RunRow._make, text=_clean(text))
 
     def _find_by_id(self, prefix: str, limit: int) -> list[RunRow]:
         if not prefix:

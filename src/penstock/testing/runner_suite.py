@@ -54,9 +54,7 @@ def run_check(check: Check, make: Callable[[], TaskRunner]) -> None:
 
     with isolated_store():
         context = contextvars.copy_context()
-        thread = threading.Thread(
-            target=context.run, args=(work,), name=f"check {check.__name__}", daemon=True
-        )
+        thread = threading.Thread(target=context.run, args=(work,), name=f"check {check.__name__}", daemon=True)
         thread.start()
         thread.join(SECONDS)
         assert not thread.is_alive(), f"{check.__name__}: not done after {SECONDS:g} seconds"

@@ -129,9 +129,7 @@ class _Script:
                 if name in (None, call.run.name):
                     return self._calls.pop(index)
             kept = [call.run.name for call, _ in self._calls]
-        raise LookupError(
-            f"No task run {name or 'at all'} is kept back; these are: {', '.join(kept) or 'none'}"
-        )
+        raise LookupError(f"No task run {name or 'at all'} is kept back; these are: {', '.join(kept) or 'none'}")
 
     def hold(self, name: str, report: _Report) -> None:
         with self._lock:
