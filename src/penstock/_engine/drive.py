@@ -79,7 +79,7 @@ def _go_on(run: Run, value: Any) -> None:
         if request is None:
             return
         if type(request) is Aside:
-            value = request.action()
+            value = request.perform()
         elif _wait_for_answer(run, request):
             break
         else:
@@ -120,7 +120,7 @@ class Blocking:
         if type(request) is Call and request.needs_thread:
             return self._perform(run, request)
         if type(request) is Aside:
-            return request.action()
+            return request.perform()
         return self._wait(run, request)
 
     def _perform(self, run: Run, call: Call) -> Outcome | None:
@@ -191,10 +191,17 @@ class Awaiting:
                 self.escaped = outcome.error
             return outcome
         if type(request) is Aside:
-            return await loop.aside(request.action)
+            self.escaped = await loop.aside(request.perform) or self.escaped
+            return None
         if type(request) is Awaited:
-            return await loop.outcome_of(request.awaitable)
+            return await self._await_callback(request)
         return await self._wait(run, request)
+
+    async def _await_callback(self, request: Awaited) -> Outcome:
+        outcome = await loop.outcome_of(request.awaitable)
+        if isinstance(outcome.error, sys.modules["asyncio"].CancelledError):
+            self.escaped = outcome.error  # it was the caller's: the callback only happened to be what it awaited
+        return outcome
 
     async def _perform_apart(self, run: Run, call: Call) -> Any:
         """A body with a time limit gets a task of its own: if it does not end, the caller leaves it behind."""

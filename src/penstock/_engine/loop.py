@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from penstock._core.machine import Event
 from penstock._core.outcome import Outcome
 from penstock._engine import clock
-from penstock.futures import Gate
+from penstock.futures import Gate, loop_waiter
 from penstock.task_runners.base import here
 
 if TYPE_CHECKING:
@@ -177,14 +177,30 @@ async def outcome_of(awaitable: Awaitable[Any]) -> Outcome:
         return Outcome(Event.RAISED, error=error)
 
 
-async def aside(action: Callable[[], Any]) -> Any:
-    """Call a function that may block for a moment on a thread, so that the running loop is not stopped."""
-    loop = sys.modules["asyncio"].get_running_loop()
-    done = loop.create_future()
+async def aside(action: Callable[[], object]) -> BaseException | None:
+    """Call a function that may block for a moment on a thread, so that the running loop is not stopped.
+
+    Awaited to its end also if the coroutine is cancelled meanwhile; the cancellation is returned.
+    """
+    waiter, wake = loop_waiter()
 
     def work() -> None:
-        outcome = action()
-        loop.call_soon_threadsafe(lambda: done.cancelled() or done.set_result(outcome))
+        try:
+            action()
+        finally:
+            wake()
 
     threading.Thread(target=work, name="penstock-aside", daemon=True).start()
-    return await done
+    return await uncancelled(waiter)
+
+
+async def uncancelled(waiter: asyncio.Future[None]) -> BaseException | None:
+    """Await `waiter` whatever happens; return the cancellation that the coroutine got meanwhile, if any."""
+    asyncio = sys.modules["asyncio"]
+    cancellation = None
+    while not waiter.done():
+        try:
+            await asyncio.shield(waiter)
+        except asyncio.CancelledError as error:
+            cancellation = error
+    return cancellation

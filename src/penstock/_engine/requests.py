@@ -6,6 +6,7 @@ answer)`. The two at the end are carried out by the driver itself, because how t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from penstock._engine.upstream import promise_of
 if TYPE_CHECKING:
     from penstock._core.graph import Link
     from penstock._engine.run import Run
+
+_logger = logging.getLogger("penstock")
 
 
 def deliver(run: Run, request: Any, answer: Any) -> bool:
@@ -122,7 +125,14 @@ class Awaited:
 class Aside:
     """Call a function that may block for a moment, without stopping an event loop."""
 
-    __slots__ = ("action",)
+    __slots__ = ("_action",)
 
     def __init__(self, action: Callable[[], object]) -> None:
-        self.action = action
+        self._action = action
+
+    def perform(self) -> None:
+        """Call it; what it raises (a runner that cannot be closed) is logged: the run has its outcome already."""
+        try:
+            self._action()
+        except Exception:
+            _logger.exception("trouble after a run had ended, which changes nothing for it")

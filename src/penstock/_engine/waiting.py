@@ -11,6 +11,7 @@ from _thread import get_ident
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from penstock._engine import loop
 from penstock._engine.context import current_run
 from penstock._engine.trampoline import drain
 from penstock.exceptions import CancelSignal
@@ -158,17 +159,11 @@ def _slot_of_this_task(run: Run) -> LoopSlot | None:
 
 
 async def _take_again(slot: LoopSlot) -> None:
-    asyncio = sys.modules["asyncio"]
     granted, grant = loop_waiter()
     slot.acquire(grant)
-    cancelled = False
-    while not granted.done():
-        try:
-            await asyncio.shield(granted)
-        except asyncio.CancelledError:  # whatever the body does about it, it does with a slot
-            cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError
+    cancellation = await loop.uncancelled(granted)
+    if cancellation is not None:
+        raise cancellation  # whatever the body does about it, it does with a slot
 
 
 # --- deadlocks --------------------------------------------------------------------------------------------------
