@@ -40,8 +40,9 @@ class Definition:
 
     kind: ClassVar[str]
     hook_names: ClassVar[tuple[str, ...]] = HOOKS
+    __qualname__: str  # the function's, if it has one
 
-    def __init__(self, fn: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    def __init__(self: Self, fn: Callable[..., Any], options: Mapping[str, Any]) -> None:
         if isinstance(fn, staticmethod | classmethod):
             self._method_kind: type | None = type(fn)
             fn = fn.__func__
@@ -84,6 +85,10 @@ class Definition:
 
     def _retry_policy(self, retries: int, delay: Any) -> RetryPolicy:
         return retry_policy(retries, delay)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Carry out one run; its value."""
+        raise NotImplementedError
 
     @property
     def version(self) -> str | None:
@@ -279,7 +284,7 @@ class _FunctionOf(NamedTuple):
 def _rebuild(cls: type[Definition], fn: Any, method_kind: Any, options: Any, hooks: Any) -> Definition:
     if isinstance(fn, _FunctionOf):
         fn = _lookup(*fn).fn
-    return cls(fn if method_kind is None else method_kind(fn), **{**options, **hooks})  # type: ignore[call-arg]
+    return cls(fn if method_kind is None else method_kind(fn), **{**options, **hooks})
 
 
 def _bind_again(definition: Definition, instance: Any) -> Definition:
@@ -315,4 +320,4 @@ def _is(test: Callable[[Any], bool], fn: Any) -> bool:
     """Whether `test` holds for a function, also behind a partial or as the `__call__` of an object."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return test(fn) or (not inspect.isroutine(fn) and not inspect.isclass(fn) and test(getattr(fn, "__call__", None)))
+    return test(fn) or (not inspect.isroutine(fn) and not inspect.isclass(fn) and test(fn.__call__))

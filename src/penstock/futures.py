@@ -66,43 +66,49 @@ class Gate:
 _LONGEST_WAIT = 9_000_000.0  # seconds; locks refuse longer timeouts than the platform can count
 
 
-class Promise(Protocol):
-    """What a future needs of the run behind it."""
-
-    done: bool
-    looked: bool
-    ended: float | None
+class Waitable(Protocol):
+    """What can be waited for: something that will have happened, or will have failed to."""
 
     @property
-    def label(self) -> str: ...
+    def done(self) -> bool: ...
     @property
     def failed(self) -> bool: ...
-    @property
-    def cancelled(self) -> bool: ...
     def subscribe(self, callback: Callable[[Any], None]) -> bool:
-        """Have `callback(promise)` called at the end; False, and no call, if the end has been already."""
+        """Have `callback(self)` called at the end; False, and no call, if the end has been already."""
         ...
 
     def unsubscribe(self, callback: Callable[[Any], None]) -> None: ...
-    def block(self, gate: Gate, timeout: float | None, among: Sequence[Promise]) -> bool:
+    def block(self, gate: Gate, timeout: float | None, among: Sequence[Waitable]) -> bool:
         """Let this thread wait at `gate`, which opens when something about `among` happens."""
         ...
 
-    async def rest(self, waiter: asyncio.Future[None], among: Sequence[Promise]) -> None:
+    async def rest(self, waiter: asyncio.Future[None], among: Sequence[Waitable]) -> None:
         """`block` for a coroutine."""
         ...
 
+
+class Promise(Waitable, Protocol):
+    """What a future needs of the run behind it."""
+
+    looked: bool
+
+    @property
+    def ended(self) -> float | None: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def cancelled(self) -> bool: ...
     def outcome(self, raise_on_failure: bool) -> Any: ...
     def state(self) -> State[Any]: ...
     def cancel(self) -> bool: ...
     def uuid(self, kind: str) -> UUID | None: ...
 
 
-def _never(promise: Promise) -> bool:
+def _never(promise: Waitable) -> bool:
     return False
 
 
-def _is_bad(promise: Promise) -> bool:
+def _is_bad(promise: Waitable) -> bool:
     return promise.failed
 
 
@@ -113,9 +119,9 @@ class Countdown:
 
     def __init__(
         self,
-        promises: Iterable[Promise],
+        promises: Iterable[Waitable],
         wake: Callable[[], None],
-        enough: Callable[[Promise], bool] = _never,
+        enough: Callable[[Waitable], bool] = _never,
     ) -> None:
         self._wake = wake
         self._enough = enough
@@ -130,7 +136,7 @@ class Countdown:
             if not promise.subscribe(self._arrived):
                 self._arrived(promise)
 
-    def _arrived(self, promise: Promise) -> None:
+    def _arrived(self, promise: Waitable) -> None:
         if next(self._arrivals) == self._missing or self._enough(promise):
             self._wake()
 
@@ -140,7 +146,9 @@ class Countdown:
             promise.unsubscribe(self._arrived)
 
 
-def _await_all(promises: Sequence[Promise], timeout: float | None, enough: Callable[[Promise], bool] = _never) -> bool:
+def await_all(
+    promises: Sequence[Waitable], timeout: float | None, enough: Callable[[Waitable], bool] = _never
+) -> bool:
     """Block until all are done or one is `enough`; False after `timeout` seconds."""
     if any(promise.done and enough(promise) for promise in promises):
         return True
@@ -158,7 +166,7 @@ def _await_all(promises: Sequence[Promise], timeout: float | None, enough: Calla
     return opened
 
 
-def _await_one(promise: Promise, timeout: float | None) -> bool:
+def _await_one(promise: Waitable, timeout: float | None) -> bool:
     gate = Gate()
     if not promise.subscribe(gate.open):
         return True
@@ -171,8 +179,8 @@ def _await_one(promise: Promise, timeout: float | None) -> bool:
     return opened
 
 
-async def _await_in_loop(promises: Sequence[Promise], enough: Callable[[Promise], bool] = _never) -> None:
-    """The coroutine's `_await_all`."""
+async def await_in_loop(promises: Sequence[Waitable], enough: Callable[[Waitable], bool] = _never) -> None:
+    """The coroutine's `await_all`."""
     if any(promise.done and enough(promise) for promise in promises):
         return
     waiter, wake = loop_waiter()
@@ -301,7 +309,7 @@ class Future(graph.Upstream, Generic[T_co]):
 
     def __await__(self) -> Generator[Any, None, T_co]:
         if not self._promise.done:
-            yield from _await_in_loop([self._promise]).__await__()
+            yield from await_in_loop([self._promise]).__await__()
         return cast(T_co, self._promise.outcome(True))
 
     def __repr__(self) -> str:
@@ -325,7 +333,7 @@ class FutureList(list[Future[T]]):
     def wait(self, timeout: float | None = None) -> None:
         """Block until every run has ended or `timeout` seconds have passed. Never raises because of a run."""
         _check_timeout(timeout)
-        _await_all(_promises(self), timeout)
+        await_all(_promises(self), timeout)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[T]:
         """Block until all have ended; return the values in submission order.
@@ -335,7 +343,7 @@ class FutureList(list[Future[T]]):
         """
         _check_timeout(timeout)
         promises = _promises(self)
-        if not _await_all(promises, timeout, _is_bad if raise_on_failure else _never):
+        if not await_all(promises, timeout, _is_bad if raise_on_failure else _never):
             raise TimeoutError(f"Timed out waiting for all futures to complete within {timeout:g} seconds")
         return _outcomes(promises, raise_on_failure)
 
@@ -346,7 +354,7 @@ class FutureList(list[Future[T]]):
 
     def __await__(self) -> Generator[Any, None, list[T]]:
         promises = _promises(self)
-        yield from _await_in_loop(promises, _is_bad).__await__()
+        yield from await_in_loop(promises, _is_bad).__await__()
         return _outcomes(promises, True)
 
     @overload
@@ -388,7 +396,7 @@ class UnexpandedFutureList(FutureList[T], graph.Upstream):
 
     def wait(self, timeout: float | None = None) -> None:
         _check_timeout(timeout)
-        _await_all([self._promise], timeout)
+        await_all([self._promise], timeout)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[T]:
         _check_timeout(timeout)
@@ -403,7 +411,7 @@ class UnexpandedFutureList(FutureList[T], graph.Upstream):
 
     def __await__(self) -> Generator[Any, None, list[T]]:
         if self._expansion is not None:
-            yield from _await_in_loop([self._expansion.expanded]).__await__()
+            yield from await_in_loop([self._expansion.expanded]).__await__()
         return (yield from super().__await__())
 
     def __repr__(self) -> str:
@@ -429,14 +437,14 @@ for _name in (
     *("append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"),
 ):
     setattr(UnexpandedFutureList, _name, _expanding(_name))
-UnexpandedFutureList.__hash__ = None  # type: ignore[assignment]  # as for every list
+UnexpandedFutureList.__hash__ = None  # as for every list
 
 
 class Expansion(Promise, Protocol):
     """The promise behind an unexpanded list: done when every element is."""
 
-    expanded: Promise
-
+    @property
+    def expanded(self) -> Waitable: ...
     def futures(self) -> list[Future[Any]]:
         """The elements, once `expanded` is done; raises what prevented the expansion."""
         ...
@@ -480,11 +488,11 @@ def wait(
     members = _members(futures, "wait")
     promises = _promises(members)
     if return_when == FIRST_COMPLETED:
-        _await_all(promises, timeout, lambda promise: True)
+        await_all(promises, timeout, lambda promise: True)
     elif return_when == FIRST_EXCEPTION:
-        _await_all(promises, timeout, _is_bad)
+        await_all(promises, timeout, _is_bad)
     elif return_when == ALL_COMPLETED:
-        _await_all(promises, timeout)
+        await_all(promises, timeout)
     else:
         raise ValueError(f"'return_when' must be a constant of concurrent.futures, got {return_when!r}")
     done = {future for future in members if future.done()}

@@ -38,7 +38,11 @@ def _iterate(make_run: Callable[[], Run], itself: list[Any]) -> Generator[Any, A
             request = driver.go_on(run, driver.carry_out(run, request))
             continue
         stepper = Stepper(request)
-        item = stepper.first() if request.begin() else stepper.skip()
+        item = None
+        if request.begin():
+            item = stepper.first()
+        else:
+            stepper.skip()
         while not stepper.over:
             try:
                 sent = yield item
@@ -65,7 +69,11 @@ async def _iterate_async(make_run: Callable[[], Run], itself: list[Any]) -> Asyn
             request = driver.go_on(run, await driver.carry_out(run, request))
             continue
         stepper = Stepper(request)
-        item = await stepper.first_async() if request.begin() else stepper.skip()
+        item = None
+        if request.begin():
+            item = await stepper.first_async()
+        else:
+            stepper.skip()
         while not stepper.over:
             try:
                 sent = yield item

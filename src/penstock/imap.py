@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from penstock.futures import Future, Gate, loop_waiter
+from penstock.futures import Future, Gate, await_all, await_in_loop, loop_waiter
 
 if TYPE_CHECKING:
-    from penstock._core.graph import Link
-    from penstock._core.mapping import Pull
+    from penstock._core.mapping import Arguments
     from penstock._engine.run import Run
-    from penstock.definitions import Definition
+    from penstock.maps import MapCall
 
 T = TypeVar("T")
+
+
+class _Arrivals:
+    """Where runs report that they have ended. They know this and not the iterator, which may be dropped before."""
+
+    __slots__ = ("ready", "wake")
+
+    def __init__(self) -> None:
+        self.ready: deque[Any] = deque()  # promises that are done; appended by finishing threads
+        self.wake: Callable[[], None] | None = None
+
+    def note(self, promise: Any) -> None:
+        self.ready.append(promise)
+        wake = self.wake
+        if wake is not None:
+            wake()
 
 
 class Pulled(Generic[T]):
@@ -24,61 +39,48 @@ class Pulled(Generic[T]):
     not started.
     """
 
-    def __init__(
-        self,
-        definition: Definition,
-        parent: Run,
-        pull: Pull,
-        waits: Sequence[Link],
-        max_pending: int | None,
-        ordered: bool,
-    ) -> None:
-        self._definition = definition
-        self._parent = parent
-        self._calls = pull.calls
-        self._waits = waits
-        self._room = _checked(max_pending, parent)
+    def __init__(self, call: MapCall, max_pending: int | None, ordered: bool) -> None:
+        self._call = call
+        self._unresolved = call.unresolved()  # whole arguments that must have their values before anything starts
+        self._calls = iter(()) if self._unresolved else call.pull()
+        self._room = _checked(max_pending, call.parent)
         self._ordered = ordered
-        self._number = definition.next_number(parent)
         self._index = 0
         self._pending: dict[Any, Future[T]] = {}  # by promise, in the order of submission
-        self._ready: deque[Any] = deque()  # promises that are done; appended by finishing threads
+        self._arrivals = _Arrivals()
         self._error: Exception | None = None  # what the input raised
         self._exhausted = False
-        self._wake: Any = None
+
+    def _resolved(self) -> None:
+        self._unresolved = []
+        self._calls = self._call.pull()
 
     def _refill(self) -> None:
         while not self._exhausted and len(self._pending) < self._room:
             try:
-                args, kwargs = next(self._calls)
+                arguments = next(self._calls)
             except StopIteration:
                 self._exhausted = True
             except Exception as error:
                 self._exhausted, self._error = True, error
             else:
-                self._submit(args, kwargs)
+                self._submit(arguments)
 
-    def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        start = self._definition.start
-        future = start(self._parent, args, kwargs, self._waits, self._number, self._index)
+    def _submit(self, arguments: Arguments) -> None:
+        future = self._call.start(arguments, self._index)
         self._index += 1
         promise = future._promise
         self._pending[promise] = future
-        if not promise.subscribe(self._arrived):
-            self._arrived(promise)
-
-    def _arrived(self, promise: Any) -> None:
-        self._ready.append(promise)
-        wake = self._wake
-        if wake is not None:
-            wake()
+        if not promise.subscribe(self._arrivals.note):
+            self._arrivals.note(promise)
 
     def _next_ready(self) -> Future[T] | None:
         """The future to hand out now; None: none is done yet."""
         if self._ordered:
             first = next(iter(self._pending))
             return self._pending.pop(first) if first.done else None
-        return self._pending.pop(self._ready.popleft()) if self._ready else None
+        ready = self._arrivals.ready
+        return self._pending.pop(ready.popleft()) if ready else None
 
     def _end(self) -> None:
         if self._error is not None:
@@ -89,13 +91,16 @@ class Pulled(Generic[T]):
         return self
 
     def __next__(self) -> Future[T]:
+        if self._unresolved:
+            await_all(self._unresolved, None)
+            self._resolved()
         self._refill()
         if not self._pending:
             self._end()
             raise StopIteration
         while True:
             gate = Gate()
-            self._wake = gate.open
+            self._arrivals.wake = gate.open
             future = self._next_ready()  # after the gate is in place: no run can end unseen
             if future is not None:
                 return self._handed_out(future)
@@ -105,21 +110,24 @@ class Pulled(Generic[T]):
         return self
 
     async def __anext__(self) -> Future[T]:
+        if self._unresolved:
+            await await_in_loop(self._unresolved)
+            self._resolved()
         self._refill()
         if not self._pending:
             self._end()
             raise StopAsyncIteration
         while True:
-            waiter, self._wake = loop_waiter()
+            waiter, self._arrivals.wake = loop_waiter()
             future = self._next_ready()
             if future is not None:
                 return self._handed_out(future)
             await next(iter(self._pending)).rest(waiter, list(self._pending))
 
     def _handed_out(self, future: Future[T]) -> Future[T]:
-        self._wake = None
+        self._arrivals.wake = None
         if self._ordered:
-            self._ready.clear()
+            self._arrivals.ready.clear()
         return future
 
     def close(self) -> None:

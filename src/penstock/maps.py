@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from _thread import allocate_lock
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from penstock._core import graph, mapping
 from penstock._engine import waiting
 from penstock._engine.plan import Plan
-from penstock._engine.upstream import promise_of
+from penstock._engine.upstream import promise_of, upstream_error
 from penstock.annotations import allow_failure, carries, strip, unmapped
 from penstock.exceptions import CancelledRun, UpstreamTaskError
-from penstock.futures import Countdown, Future, FutureList, Gate, Promise, UnexpandedFutureList
+from penstock.futures import Countdown, Future, FutureList, Gate, UnexpandedFutureList, Waitable
 from penstock.states import Failed, State, Status
 
 if TYPE_CHECKING:
@@ -46,22 +46,26 @@ class MapCall:
         self.waits = waits
         self.number = definition.next_number(parent)
 
-    def sources(self) -> list[Any]:
-        """The futures and States that are whole arguments, and to be mapped over: their values must come first."""
+    def unresolved(self) -> list[Any]:
+        """What cannot be mapped over now, or ever: whole arguments whose runs go on, or did not complete."""
         found = []
         for argument in (*self.args, *self.kwargs.values()):
             wrappers, core = strip(argument)
             if isinstance(core, graph.Upstream | State) and not carries(wrappers, unmapped):
-                found.append(core)
+                promise = promise_of(core)
+                if not promise.done or (promise.failed and not carries(wrappers, allow_failure)):
+                    found.append(promise)
         return found
+
+    def keep_for_later(self) -> None:
+        """Look at the arguments as they are now; raises what is wrong with them already."""
+        self.args, self.kwargs = mapping.snapshot(self.args, self.kwargs, self.names)
 
     def expand(self) -> list[Future[Any]]:
         """Start the children. Raises what is wrong with the arguments before any has started."""
-        args = tuple(map(_with_value, self.args))
-        kwargs = {name: _with_value(argument) for name, argument in self.kwargs.items()}
+        args, kwargs = self._values()
         expansion = mapping.expand(args, kwargs, self.names)
-        for frame in expansion.frames:
-            self._warn_about(frame)
+        self._warn_about(expansion.frames)
         shared = self._shared_without_futures(args, kwargs, expansion.static)
         start = self.definition.start
         number = len(expansion.calls)
@@ -71,6 +75,20 @@ class MapCall:
             for index, (child_args, child_kwargs) in enumerate(expansion.calls)
         ]
 
+    def pull(self) -> Iterator[mapping.Arguments]:
+        """The arguments of the children, made when they are asked for. Raises if there is nothing to map over."""
+        pulled = mapping.pull(*self._values(), self.names)
+        self._warn_about(pulled.frames)
+        return pulled.calls
+
+    def start(self, arguments: mapping.Arguments, index: int) -> Future[Any]:
+        """Start one child."""
+        return self.definition.start(self.parent, *arguments, self.waits, self.number, index)
+
+    def _values(self) -> mapping.Arguments:
+        args = tuple(map(_with_value, self.args))
+        return args, {name: _with_value(argument) for name, argument in self.kwargs.items()}
+
     def _shared_without_futures(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], static: frozenset[str]
     ) -> frozenset[str]:
@@ -79,8 +97,10 @@ class MapCall:
         held = graph.find({name: named[name] for name in static}) if static else None
         return static if held is None else frozenset()
 
-    def _warn_about(self, frame: str) -> None:
-        if frame not in self.definition.warned_frames:
+    def _warn_about(self, frames: Sequence[str]) -> None:
+        for frame in frames:
+            if frame in self.definition.warned_frames:
+                continue
             self.definition.warned_frames.add(frame)
             _logger.warning(
                 "%s.map() iterates over the column names of data frame %r: to map over rows write "
@@ -93,30 +113,19 @@ class MapCall:
 def _with_value(argument: Any) -> Any:
     """The argument, with a whole future or State that is to be mapped over replaced by its value."""
     wrappers, core = strip(argument)
-    if not isinstance(core, graph.Upstream | State) or carries(wrappers, unmapped):
+    if not isinstance(core, Future | UnexpandedFutureList | State) or carries(wrappers, unmapped):
         return argument
     promise = promise_of(core)
     if promise.failed:
         if not carries(wrappers, allow_failure):
-            raise _blocked(promise)
+            name = promise.culprit().name
+            raise upstream_error(promise, f"Cannot map over the result of {name!r}, which did not complete")
         promise.looked = True
         return unmapped(promise.given())  # its exception object stands for the whole argument
     value = core.result()
     for wrapper in reversed(wrappers):
         value = wrapper.rewrap(value)
     return value
-
-
-def _blocked(promise: Any) -> UpstreamTaskError:
-    culprit = promise.culprit()
-    error = UpstreamTaskError(
-        f"Cannot map over the result of {culprit.name!r}, which did not complete",
-        task_run_id=culprit.uuid("task"),
-        task_run_name=culprit.name,
-        state=culprit.state(),
-    )
-    error.__cause__ = culprit.error
-    return error
 
 
 def positional_names(definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
@@ -129,14 +138,15 @@ def submit_all(
 ) -> FutureList[Any]:
     """Carry out one call of `.map()`. Does not block."""
     call = MapCall(definition, parent, args, kwargs, waits)
-    pending = [source for source in call.sources() if not promise_of(source).done]
-    if not pending:
+    unresolved = call.unresolved()
+    if not unresolved:
         return FutureList(call.expand())
-    return UnexpandedFutureList(Expanding(call, pending))
+    call.keep_for_later()
+    return UnexpandedFutureList(Expanding(call, unresolved))
 
 
 class _Event:
-    """A promise without a run: something that will have happened."""
+    """Something that will have happened, without a run."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -165,10 +175,10 @@ class _Event:
             if callback in self._callbacks:
                 self._callbacks.remove(callback)
 
-    def block(self, gate: Gate, timeout: float | None, among: Sequence[Promise]) -> bool:
+    def block(self, gate: Gate, timeout: float | None, among: Sequence[Waitable]) -> bool:
         return waiting.block(gate, timeout)
 
-    async def rest(self, waiter: asyncio.Future[None], among: Sequence[Promise]) -> None:
+    async def rest(self, waiter: asyncio.Future[None], among: Sequence[Waitable]) -> None:
         await waiting.rest(waiter)
 
 
@@ -177,7 +187,7 @@ class Expanding(_Event):
 
     has_started = False
 
-    def __init__(self, call: MapCall, pending: Sequence[Any]) -> None:
+    def __init__(self, call: MapCall, sources: Sequence[Any]) -> None:
         super().__init__(f"map of {call.definition.name!r}")
         engine = call.parent.engine
         self.id = next(engine.ids)
@@ -189,6 +199,7 @@ class Expanding(_Event):
         self.status = Status.FAILED  # only asked for when there is an error
         self.blocked: list[Run] = []
         self.looked = False
+        self._sources = sources
         self._call = call
         self._engine = engine
         self._context = copy_context()
@@ -196,7 +207,7 @@ class Expanding(_Event):
         self._cancelled = False
         self._begun: list[None] = [None]  # popped by whoever expands: once
         call.parent.adopt(self)
-        Countdown([promise_of(source) for source in pending], self._expand_once).start()
+        Countdown(sources, self._expand_once).start()
 
     def _expand_once(self) -> None:
         try:
@@ -213,11 +224,19 @@ class Expanding(_Event):
         except Exception as error:
             self.error = error
             self.failed = True
-            if not self._cancelled:
-                self._engine.failures.append(self)  # type: ignore[arg-type]  # accounted for like a failed run
+            self._account_for(error)
         self.expanded.happen()
         Countdown([future._promise for future in self._futures], self._all_ended).start()
         self._call.parent.release(self)
+
+    def _account_for(self, error: Exception) -> None:
+        """The list could not be made: that is a failure like that of a run, or like a run that was blocked."""
+        if isinstance(error, UpstreamTaskError):
+            for source in self._sources:
+                if source.failed:
+                    source.note_blocked(self)
+        elif not self._cancelled:
+            self._engine.failures.append(self)  # type: ignore[arg-type]
 
     def _all_ended(self) -> None:
         self.failed = self.failed or any(future._promise.failed for future in self._futures)
@@ -230,8 +249,15 @@ class Expanding(_Event):
             raise self.error
         return self._futures
 
+    # --- for finding out who waits for whom ---------------------------------------------------------------------
+
     def living_children(self) -> list[Any]:
         return []
+
+    def upstream_runs(self) -> list[Any]:
+        """What must end before this does."""
+        promises = [future._promise for future in self._futures] if self.expanded.done else self._sources
+        return [promise for promise in promises if not promise.done]
 
     # --- as an upstream -------------------------------------------------------------------------------------------
 

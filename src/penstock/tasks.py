@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from penstock import calls, generators, maps
-from penstock._core import mapping
 from penstock._core.binding import Binder, check_name_option, check_reserved
 from penstock._core.policy import NotSet, RetryPolicy, check_tags, exponential_backoff, retry_policy
 from penstock.definitions import Definition
@@ -165,10 +164,8 @@ class Task(Definition, Generic[P, R]):
         """
         parent = calls.submitting_run(f"{self.name}.imap")
         check_reserved(_parameter_names(self.fn), ("max_pending", "ordered"))
-        bound = self._with_self(args)
-        names = maps.positional_names(self, bound, kwargs)
-        pulled = mapping.pull(bound, kwargs, names)
-        return Pulled(self, parent, pulled, calls.find_waits(wait_for), max_pending, ordered)
+        call = maps.MapCall(self, parent, self._with_self(args), kwargs, calls.find_waits(wait_for))
+        return Pulled(call, max_pending, ordered)
 
 
 def _parameter_names(fn: Any) -> tuple[str, ...]:

@@ -166,8 +166,8 @@ def test_the_version_of_a_flow_is_a_hash_of_its_file(tmp_path: Path, monkeypatch
 
 def test_given_options_are_attributes() -> None:
     made = task(
-        name="n", description="d", version="1", tags=["a", "b"], task_run_name="r-{x}", retries=3, retry_delay_seconds=2,
-        retry_jitter_factor=0.5, timeout_seconds=1.5, log_prints=True,
+        name="n", description="d", version="1", tags=["a", "b"], task_run_name="r-{x}", retries=3,
+        retry_delay_seconds=2, retry_jitter_factor=0.5, timeout_seconds=1.5, log_prints=True,
     )(undecorated)  # fmt: skip
     assert (made.name, made.description, made.version) == ("n", "d", "1")
     assert set(made.tags) == {"a", "b"}

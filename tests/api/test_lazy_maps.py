@@ -425,7 +425,8 @@ class TestEnds:
             iterator = number.imap(source(), ordered=ordered)
             with pytest.raises(ValueError) as caught:
                 for future in iterator:
-                    found.append(future.result())
+                    value = future.result()
+                    found.append(value)
             assert caught.value is ERROR
             assert list(iterator) == []
             return sorted(found)
@@ -442,7 +443,8 @@ class TestEnds:
             found = []
             with pytest.raises(ValueError) as caught:
                 async for future in number.imap(source()):
-                    found.append(await future)
+                    value = await future
+                    found.append(value)
             assert caught.value is ERROR
             return found
 

@@ -329,8 +329,10 @@ def test_defaults_are_validated() -> None:
 
 
 def test_a_default_of_none_is_accepted_for_any_annotation() -> None:
+    nothing: Any = None
+
     @flow
-    def main(n: int = None, m: Model = None, p: Plain = None) -> Any:  # type: ignore[assignment]
+    def main(n: int = nothing, m: Model = nothing, p: Plain = nothing) -> Any:
         return n, m, p
 
     assert main() == (None, None, None)

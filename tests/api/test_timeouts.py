@@ -188,8 +188,8 @@ def test_the_names_of_the_states(hurried: None) -> None:
 
     @flow
     def main() -> None:
-        for state in (slow(return_state=True), slow.submit(return_state=True)):
-            seen.append((state.type, state.name, state.message))
+        states = (slow(return_state=True), slow.submit(return_state=True))
+        seen.extend((state.type, state.name, state.message) for state in states)
 
     main()
     assert seen == [
@@ -1038,8 +1038,9 @@ def test_generators_have_limits(hurried: None) -> None:
     got: list[int] = []
 
     def consume() -> None:
-        for number in numbers():
-            got.append(number)
+        items = numbers()
+        got.append(next(items))
+        next(items)
 
     watch = Stopwatch()
     with pytest.raises(TaskRunTimeoutError):
@@ -1065,8 +1066,9 @@ def test_async_generators_have_limits() -> None:
     got: list[int] = []
 
     async def consume() -> None:
-        async for number in numbers():
-            got.append(number)
+        items = numbers()
+        got.append(await anext(items))
+        await anext(items)
 
     with pytest.raises(TaskRunTimeoutError):
         in_thread(lambda: asyncio.run(consume()))

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from lines import Caller, fresh_limits, held, in_thread, wait_until, waiting
 
+from penstock import flow, task
 from penstock._engine import limits
 from penstock.concurrency import concurrency, rate_limit, set_limit
 from penstock.exceptions import ConfigurationError
+from penstock.task_runners import ThreadPoolTaskRunner
 from penstock.testing.clock import ManualClock
 
 
@@ -98,22 +100,28 @@ class TestBlocking:
                 threads.enter_context(in_thread(lambda names=names: work(names)))
         assert [held(name) for name in "abc"] == [0, 0, 0]
 
-    def test_waiting_is_surrounded_by_the_hook(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        events: list[str] = []
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_a_body_that_waits_for_a_limit_lends_its_slot(self, is_async: bool) -> None:
+        order: list[str] = []
 
-        @contextlib.contextmanager
-        def around() -> Iterator[None]:
-            events.append("waits")
-            yield
-            events.append("goes on")
+        def waits() -> None:
+            with concurrency("db"):
+                order.append("got it")
 
-        monkeypatch.setattr(limits, "around_wait", around)
-        with concurrency("db", limit=1):
-            assert events == []
-            with in_thread(lambda: concurrency("db").__enter__()):
-                wait_until(lambda: events == ["waits"])
-                set_limit("db", 2)
-        assert events == ["waits", "goes on"]
+        async def awaits() -> None:
+            async with concurrency("db"):
+                order.append("got it")
+
+        @flow(task_runner=ThreadPoolTaskRunner(max_workers=1))
+        def main() -> None:
+            with concurrency("db", limit=1):
+                first = task(awaits if is_async else waits).submit()
+                wait_until(lambda: waiting("db") == 1)
+                task(lambda: order.append("meanwhile")).submit().result()
+            first.result()
+
+        main()
+        assert order == ["meanwhile", "got it"]
 
     def test_refused_while_waiting(self) -> None:
         errors: list[ValueError] = []

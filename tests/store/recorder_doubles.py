@@ -13,6 +13,7 @@ from time import monotonic
 
 import pytest
 
+from penstock._engine.recorder import Recordable, Ticket
 from penstock.store.base import Batch, RunRow
 from penstock.store.memory import MemoryStore
 
@@ -21,10 +22,15 @@ class Run:
     """A run whose row is set by hand."""
 
     def __init__(self, row: RunRow) -> None:
-        self.dirty = False
+        self.ticket: Ticket | None = None
+        self.lock = threading.Lock()
         self.unstarted = False
         self.row = row
         self.snapshots = 0
+
+    def taken(self, ticket: Ticket) -> Recordable:
+        self.ticket = None
+        return ticket[0]
 
     def rows(self, batch: Batch) -> None:
         self.snapshots += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Iterator
 from time import monotonic
 
@@ -75,7 +76,7 @@ def test_a_barrier_does_not_wait_for_work_to_gather(store: Store) -> None:
 
 
 def test_what_is_touched_while_the_writer_falls_asleep_wakes_it(recorder: Recorder) -> None:
-    recorder._queue.append(Run(run_row(1)))  # touched before `_asleep` was set: without ringing
+    recorder._queue.append([Run(run_row(1))])  # touched before `_asleep` was set: without ringing
     recorder._sleep()
     assert not recorder._asleep
 
@@ -84,7 +85,7 @@ def test_a_run_that_changes_again_is_written_again(recorder: Recorder, store: St
     run = Run(run_row(1))
     recorder.touch(run)
     assert recorder.barrier()
-    assert not run.dirty
+    assert run.ticket is None
     run.end()
     recorder.touch(run)
     assert recorder.barrier()
@@ -227,12 +228,28 @@ def test_a_run_that_waits_is_written_when_somebody_waits_for_it(recorder: Record
     assert store.runs() == [run_row(1)]
 
 
+def test_a_run_that_has_ended_is_not_kept_alive_by_the_queue(store: Store) -> None:
+    recorder = Recorder(lambda: store, window=60)
+    try:
+        queued, unqueued = Run(run_row(1)), Run(run_row(2))
+        recorder.touch(queued)
+        gone = [weakref.ref(run) for run in (queued, unqueued)]
+        recorder.finish(queued, Run(run_row(1, status="COMPLETED", ended=9.0)))
+        recorder.finish(unqueued, Run(run_row(2, status="COMPLETED", ended=9.0)))
+        del queued, unqueued
+        assert [ref() for ref in gone] == [None, None]
+        assert recorder.barrier()
+        assert sorted(row.status for row in store.runs()) == ["COMPLETED", "COMPLETED"]
+    finally:
+        recorder.close()
+
+
 def test_a_run_that_waits_long_is_written_too(recorder: Recorder, store: Store) -> None:
     run = Run(run_row(1))
     run.unstarted = True
     recorder.touch(run)
     wait_until(lambda: store.runs() == [run_row(1)])
-    assert not run.dirty
+    assert run.ticket is None
 
 
 def test_a_run_that_starts_soon_is_written_once(store: Store) -> None:

@@ -49,11 +49,11 @@ def test_a_forked_child_records_its_own_and_leaves_the_rest_to_the_parent(tmp_pa
     waiting = Run(run_row(2, status="PENDING"))
     recorder.touch(waiting)
     young = Run(run_row(4, status="PENDING"))
-    young.dirty = True
-    recorder._young.append((0, young))
+    young.ticket = [young]
+    recorder._young.append((0, young.ticket))
 
     def record_in_child() -> None:
-        assert not waiting.dirty and not young.dirty
+        assert waiting.ticket is young.ticket is None
         recorder.touch(Run(run_row(3)))
         assert recorder.barrier()
         with closing(SQLiteReader(tmp_path)) as reader:
@@ -123,10 +123,13 @@ SCRIPT = """
     from penstock.testing.store_suite import run_row
 
     class Run:
-        dirty = False
+        ticket = None
         unstarted = False
         def __init__(self, row):
             self.row = row
+        def taken(self, ticket):
+            self.ticket = None
+            return ticket[0]
         def rows(self, batch):
             batch.runs.append(self.row)
 

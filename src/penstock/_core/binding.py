@@ -190,10 +190,7 @@ def render_name(option: str | Callable[..., Any], parameters: Mapping[str, Any],
     callable gets no arguments, or the parameters if it has a parameter of that name; what it raises is
     passed on, and a result that is not a string raises `TypeError`.
     """
-    if isinstance(option, str):
-        name = _fill_template(option, parameters, label)
-    else:
-        name = _ask(option, parameters, label)
+    name = _fill_template(option, parameters, label) if isinstance(option, str) else _ask(option, parameters, label)
     return name if len(name) <= NAME_LIMIT else name[: NAME_LIMIT - 1] + "…"
 
 

@@ -45,17 +45,20 @@ def expand(args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) 
     `MappingLengthMismatch` if the lengths differ.
     """
     columns = _columns(args, kwargs, names)
-    lengths = {}
-    for column in columns:
-        if column.elements is not None:
-            column.elements = elements = list(column.elements)
-            lengths[column.name] = len(elements)
-    if len(set(lengths.values())) > 1:
-        raise MappingLengthMismatch(
-            "Received iterable parameters with different lengths. Parameters for map must all be the same "
-            f"length; wrap what every call shall get whole in unmapped(). Got lengths: {lengths}"
-        )
+    _list_elements(columns)
+    _refuse_nothing(columns, args, kwargs, names)
     return Expansion(list(_rows(columns, len(args), kwargs)), *_summary(columns))
+
+
+def snapshot(args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) -> Arguments:
+    """The arguments of a call that cannot be expanded yet, with what they hold now: iterators are consumed.
+
+    Raises `MappingLengthMismatch` if lengths that can be seen already differ.
+    """
+    columns = _columns(args, kwargs, names)
+    _list_elements(columns)
+    values = [column.snapshot() for column in columns]
+    return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
 
 
 def pull(args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) -> Pull:
@@ -64,6 +67,7 @@ def pull(args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) ->
     What an iterable raises reaches whoever asked for the child.
     """
     columns = _columns(args, kwargs, names)
+    _refuse_nothing(columns, args, kwargs, names)
     return Pull(_rows(columns, len(args), kwargs), *_summary(columns))
 
 
@@ -85,16 +89,45 @@ class _Column:
             cells = map(wrapper.rewrap, cells)
         return cells
 
+    def snapshot(self) -> Any:
+        """The argument as it is now; a frame stays a frame."""
+        if self.elements is None or self.frame:
+            return self.value
+        value: Any = self.elements
+        for wrapper in reversed(self.wrappers):
+            value = wrapper.rewrap(value)
+        return value
+
 
 def _columns(args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) -> list[_Column]:
-    named = [*zip(names, args, strict=True), *kwargs.items()]
-    columns = [_column(name, value) for name, value in named]
+    return [_column(name, value) for name, value in _named(args, kwargs, names)]
+
+
+def _named(args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) -> list[tuple[str, Any]]:
+    return [*zip(names, args, strict=True), *kwargs.items()]
+
+
+def _list_elements(columns: list[_Column]) -> None:
+    lengths = {}
+    for column in columns:
+        if column.elements is not None:
+            column.elements = elements = list(column.elements)
+            lengths[column.name] = len(elements)
+    if len(set(lengths.values())) > 1:
+        raise MappingLengthMismatch(
+            "Received iterable parameters with different lengths. Parameters for map must all be the same "
+            f"length; wrap what every call shall get whole in unmapped(). Got lengths: {lengths}"
+        )
+
+
+def _refuse_nothing(
+    columns: list[_Column], args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]
+) -> None:
     if all(column.elements is None for column in columns):
         raise MappingMissingIterable(
             "No iterable parameters were received. Parameters for map must include at least one iterable. "
-            f"Parameters: {short_parameters(dict(named))}"
+            f"Parameters: {short_parameters(dict(_named(args, kwargs, names)))}"
         )
-    return columns
 
 
 def _column(name: str, value: Any) -> _Column:

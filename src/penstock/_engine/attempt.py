@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock._core.machine import RETURNED, RUN, STARTED, Event, step
 from penstock._core.outcome import Outcome
-from penstock._engine import interrupt
+from penstock._engine import interrupt, signals
 from penstock._engine.context import current_run
 from penstock._engine.requests import deliver
 from penstock.exceptions import (
@@ -106,7 +106,7 @@ class Call:
         run.started = engine.now()
         if run.first_started is None:
             run.first_started = run.started
-        if not run.dirty:
+        if run.ticket is None:
             engine.recorder.touch(run)
         if run.plan.timeout is not None:
             self.timer = engine.clock.call_later(run.plan.timeout, self._expire)
@@ -272,6 +272,7 @@ def crash_message(run: Run, error: BaseException | None) -> str:
     for kind, text in _ABORTS:
         if isinstance(error, kind):
             return f"{subject} {text}"
-    if type(error).__name__ == "CancelledError":
-        return f"{subject} was cancelled by the runtime environment."
+    if type(error).__name__ == "CancelledError":  # a signal arrives in a coroutine as the cancellation of its task
+        by_signal = signals.reason()
+        return f"{subject} was " + (f"aborted by {by_signal}." if by_signal else "cancelled by the runtime environment.")
     return f"{subject} crashed with {type(error).__name__}: {error}"

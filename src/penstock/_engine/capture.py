@@ -23,10 +23,11 @@ _installed = False
 _console: logging.Handler | None = None
 
 
-def install(level: int) -> None:
-    """Begin to capture; may be called for every root run. `level` is that of the library's own loggers."""
+def install(level_name: str) -> None:
+    """Begin to capture; may be called for every root run. The level is that of the library's own loggers."""
     global _installed, _console
     logger = logging.getLogger("penstock")
+    level = logging.getLevelNamesMapping()[level_name]
     if logger.level != level:
         logger.setLevel(level)
     if not _installed:

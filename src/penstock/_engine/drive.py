@@ -79,11 +79,10 @@ def _go_on(run: Run, value: Any) -> None:
         if request is None:
             return
         if type(request) is Aside:
-            value = request.perform()
+            request.perform()
         elif _wait_for_answer(run, request):
             break
-        else:
-            value = None
+        value = None
     if type(request) is Awaited:
         loop.background().run(request.awaitable, lambda outcome: deliver(run, request, outcome))
     else:
@@ -96,10 +95,10 @@ def _go_on(run: Run, value: Any) -> None:
 class Blocking:
     """Goes on with a run in the calling thread, which waits whenever the run has to."""
 
-    __slots__ = ("_answer", "_gate", "_mind_loop", "escaped")
+    __slots__ = ("_advice", "_answer", "_gate", "escaped")
 
-    def __init__(self, *, mind_loop: bool = True) -> None:
-        self._mind_loop = mind_loop
+    def __init__(self, advice: str = waiting.ADVICE) -> None:
+        self._advice = advice
         self.escaped: BaseException | None = None  # what must go on to the caller besides the run's own outcome
 
     def drive(self, run: Run) -> None:
@@ -141,7 +140,7 @@ class Blocking:
                 self._gate.wait()
             else:
                 request.arm(run)
-                waiting.block(self._gate, None, mind_loop=self._mind_loop)
+                waiting.block(self._gate, None, advice=self._advice)
         except BaseException as error:
             return self._interrupted(run, error)
         return self._answer
@@ -247,7 +246,7 @@ async def _perform_and_report(call: Call) -> None:
 
 def execute_at_once(run: Run) -> None:
     """Take a submitted run to its end in this thread. Only a signal to the program comes out of it."""
-    driver = Blocking(mind_loop=False)
+    driver = Blocking(advice="")
     driver.drive(run)
     if isinstance(driver.escaped, KeyboardInterrupt | TerminationSignal | CancelSignal):
         raise driver.escaped

@@ -18,10 +18,11 @@ from penstock._core.machine import COMPLETED, DELAY, UPSTREAM, Command, Event
 from penstock._core.outcome import Outcome
 from penstock._engine.attempt import crash_message
 from penstock._engine.context import current_run
+from penstock._engine.record import Snapshot
 from penstock._engine.requests import Awaited, Childless, Ended
-from penstock._engine.upstream import is_given, promise_of, state_error, value_of
+from penstock._engine.upstream import is_given, promise_of, state_error, upstream_error, value_of
 from penstock.annotations import quote
-from penstock.exceptions import CancelledRun, CancelSignal, CrashedRun, InternalError, UpstreamTaskError
+from penstock.exceptions import CancelledRun, CancelSignal, CrashedRun, InternalError
 from penstock.states import State, StateType, Status
 
 if TYPE_CHECKING:
@@ -72,14 +73,7 @@ def block(run: Run, link: Link) -> Command:
     promise.note_blocked(run)
     run.blamed = culprit
     message = f"{run.label} did not run: upstream {describe_end(culprit)}"
-    error = UpstreamTaskError(
-        message,
-        task_run_id=culprit.uuid("task"),
-        task_run_name=culprit.name,
-        state=culprit.state(),
-    )
-    error.__cause__ = culprit.error
-    return run.fail(Event.BLOCKED, error, message)
+    return run.fail(Event.BLOCKED, upstream_error(promise, message), message)
 
 
 def describe_end(run: Any) -> str:
@@ -125,7 +119,7 @@ def _close_generators(run: Run) -> Generator[Any, Any, None]:
     """Generator runs that the body has not iterated to their ends: nobody else ever will."""
     for child in run.living_children():
         reference = getattr(child, "generator", None)
-        generator = None if reference is None else reference()
+        generator: Any = None if reference is None else reference()
         if hasattr(generator, "aclose"):
             yield Awaited(generator.aclose())
         elif generator is not None:
@@ -245,7 +239,7 @@ def _account_for_failures(run: Run, outcome: Outcome) -> Outcome:
     if run.plan.forgives:
         run.engine.log(logging.WARNING, message, run)
         return outcome
-    error = _one_error(message, [failed.error for failed in unseen])
+    error = _one_error(message, [failed.error for failed in unseen if failed.error is not None])
     if len(unseen) == 1:
         error.add_note(f"raised in {unseen[0].label}, which failed and nobody looked at it")
     return Outcome(Event.RAISED, error=error, message=message)
@@ -336,7 +330,7 @@ def hand_over(run: Run) -> None:
     run.parameters = _NO_PARAMETERS
     run.inputs = run.context = run.call = run.driver = None
     run.links = ()
-    run.engine.recorder.touch(run)
+    run.engine.recorder.finish(run, Snapshot(run))
 
 
 def conclude(run: Run) -> None:

@@ -61,9 +61,9 @@ class Engine:
         self.plans: dict[int, Plan] = {}  # by id of the definition, which the plan keeps alive
         self.failures: list[Run] = []  # root failures below this engine's root, in the order of their ends
         self.root: Run = None  # type: ignore[assignment]  # set by open_root, before anything else happens
-        self.closing = outer is not None and outer.closing  # nothing new starts
-        self.logs_prints = settings.logging_log_prints if outer is None else outer.logs_prints
-        self.forgives = False if outer is None else outer.forgives
+        self.closing: bool = outer is not None and outer.closing  # nothing new starts
+        self.logs_prints: bool = settings.logging_log_prints if outer is None else outer.logs_prints
+        self.forgives: bool = False if outer is None else outer.forgives
         self.facts = _process_facts() if outer is None else None
         self._runner_started = False
         self._counting = threading.Lock()
@@ -337,7 +337,8 @@ def _lost_error(error: BaseException) -> WorkerLost:
 def _cancel_all(children: Sequence[Child], grace: float | None = None) -> None:
     """Cancel those first that have not started: else the end of one could still start or block another."""
     # Latest first: a run that waits for another one is younger, and must not be woken by its end.
-    for child in sorted(reversed(children), key=lambda child: child.has_started):
+    latest_first = reversed(children)
+    for child in sorted(latest_first, key=lambda child: child.has_started):
         child.cancel(grace)
 
 

@@ -23,6 +23,7 @@ from penstock._engine.requests import Acquire, Aside, Inputs, Sleep
 from penstock._engine.waiting import refuse_circular_inputs
 
 if TYPE_CHECKING:
+    from penstock._engine.plan import Hook
     from penstock._engine.run import Run
 
 Life = Generator[Any, Any, None]
@@ -45,7 +46,7 @@ def lifecycle(run: Run) -> Life:
             if ending.leaves_something(run, outcome):
                 outcome = yield from ending.wind_up(run, outcome)
             if run.plan.condition is not None and run.attempt <= run.plan.retries:
-                run.retryable = yield from _wants_retry(run, outcome)
+                run.retryable = yield from _wants_retry(run, run.plan.condition, outcome)
             command = ending.settle(run, outcome)
         elif command is DELAY:
             command = yield from _delay(run)
@@ -94,11 +95,11 @@ def _close_engine(run: Run) -> Life:
         yield Aside(engine.recorder.barrier)
 
 
-def _wants_retry(run: Run, outcome: Outcome) -> Generator[Any, Any, bool]:
+def _wants_retry(run: Run, condition: Hook, outcome: Outcome) -> Generator[Any, Any, bool]:
     if outcome.event not in (Event.RAISED, Event.TIMED_OUT, Event.LOST):
         return True
     state = ending.preview(run, outcome)
-    answer = yield from ending.ask(run, run.plan.condition, run.plan.definition, run.view(), state)
+    answer = yield from ending.ask(run, condition, run.plan.definition, run.view(), state)
     return bool(answer)
 
 

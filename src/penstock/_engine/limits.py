@@ -25,13 +25,13 @@ import os
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import inf
-from threading import Lock, RLock
+from threading import RLock
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from penstock._engine import clock
+from penstock._engine import clock, waiting
+from penstock.futures import Gate
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,9 +41,7 @@ logger = logging.getLogger("penstock.limits")
 HOLDERS_NAMED = 10
 INSTANT = 1e-6  # seconds: a shorter pause is only the rounding error of the clock
 
-around_wait: Callable[[], AbstractContextManager[object]] = nullcontext
-"""Makes what surrounds each wait of a thread: the engine lends the thread's slot to other work meanwhile."""
-
+_ADVICE = "use `async with concurrency(...)` or `await asyncio.to_thread(rate_limit, ...)`"
 
 class Source(Protocol):
     """What a limit hands out. Every method is called under the lock of the limits."""
@@ -426,7 +424,7 @@ class Limits:
 
 
 class Lease:
-    """A request on behalf of code that waits for it, and whatever it was granted.
+    """A request on behalf of code that waits for it, without a runner's slot, and whatever it was granted.
 
     Gives back what it holds when it is dropped: an interrupt can strike when the `with` statement has not yet
     got hold of its context manager, or on the first line of `__exit__`.
@@ -443,15 +441,13 @@ class Lease:
 
         If this raises, the caller must `release`.
         """
-        gate = Lock()
-        gate.acquire()
-        self.request.notify = gate.release
+        gate = Gate()
+        self.request.notify = gate.open
         if self.request.submit():
             return
         timer = self._expire_after(timeout)
         try:
-            with around_wait():
-                gate.acquire()
+            waiting.block(gate, None, advice=_ADVICE)
         finally:
             timer.cancel()
         self._check()
@@ -467,7 +463,7 @@ class Lease:
             return
         timer = self._expire_after(timeout)
         try:
-            await woken
+            await waiting.rest(woken)
         finally:
             timer.cancel()
         self._check()

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import asyncio
 
 _TURN = 0.1  # seconds that a loop which works may need for its next turn
-_Start = tuple[Callable[[], Awaitable[Any]], Context]
+_Start = tuple[Callable[[], Coroutine[Any, Any, Any]], Context]
 
 
 class BackgroundLoop:
@@ -46,7 +46,7 @@ class BackgroundLoop:
         finally:
             self._loop.close()
 
-    def start(self, body: Callable[[], Awaitable[Any]], context: Context | None) -> None:
+    def start(self, body: Callable[[], Coroutine[Any, Any, Any]], context: Context | None) -> None:
         """Begin `body()` as a task of the loop, inside `context`."""
         self._starting.append((body, copy_context() if context is None else context))
         if len(self._starting) == 1:  # else the loop has been called and has not looked yet
@@ -55,7 +55,7 @@ class BackgroundLoop:
     def _begin(self) -> None:
         for _ in range(len(self._starting)):
             body, context = self._starting[0]
-            task = self._loop.create_task(body(), context=context)  # type: ignore[arg-type]
+            task = self._loop.create_task(body(), context=context)
             # The loop itself keeps only weak references to its tasks.
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -122,7 +122,12 @@ def replace_if_stuck(event_loop: asyncio.AbstractEventLoop) -> None:
         return
     turns: list[bool] = []
     event_loop.call_soon_threadsafe(turns.append, True)
-    clock.get().call_later(_TURN, lambda: turns or replace(stuck))
+
+    def look() -> None:
+        if not turns:
+            replace(stuck)
+
+    clock.get().call_later(_TURN, look)
 
 
 def stop_background() -> None:

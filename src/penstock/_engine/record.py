@@ -1,4 +1,7 @@
-"""How a run is written down: its row, its past attempts, what it depended on. Runs on the recorder's thread."""
+"""How a run is written down: its row, its past attempts, what it depended on.
+
+Runs on the recorder's thread while the run goes on, and at the run's end on the thread that ends it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from penstock._engine.ids import as_hex
+from penstock.futures import UnexpandedFutureList
 from penstock.states import Status
 from penstock.store.base import AttemptRow, Batch, EdgeRow, RunRow
 
@@ -19,14 +23,26 @@ _STATUS_NAMES = {status: status.name for status in Status}
 _NO_ERROR = (None, None, None)
 
 
-def add_rows(run: Run, batch: Batch) -> None:
-    """Append what is to be recorded of `run` now."""
-    edges, run.fresh_edges = run.fresh_edges, ()
-    for link in edges:
-        batch.edges.extend(_edges(run, link))
-    past, run.past = run.past, ()
-    batch.attempts.extend(past)
-    batch.runs.append(_row(run))
+class Snapshot:
+    """What is to be recorded of a run, without the run."""
+
+    __slots__ = ("_attempts", "_edges", "_row")
+
+    unstarted = False
+
+    def __init__(self, run: Run) -> None:
+        links, run.fresh_edges = run.fresh_edges, ()
+        self._edges = [row for link in links for row in _edges(run, link)] if links else ()
+        self._attempts, run.past = run.past, ()
+        self._row = _row(run)
+
+    def taken(self, ticket: object) -> Snapshot:
+        return self
+
+    def rows(self, batch: Batch) -> None:
+        batch.edges.extend(self._edges)
+        batch.attempts.extend(self._attempts)
+        batch.runs.append(self._row)
 
 
 def _row(run: Run) -> RunRow:
@@ -96,7 +112,7 @@ def _edges(run: Run, link: Link) -> list[EdgeRow]:
 
 
 def _upstream_ids(upstream: Any) -> list[str]:
-    if isinstance(upstream, list):
+    if isinstance(upstream, UnexpandedFutureList):
         return [] if upstream._expansion is not None else [i for f in upstream for i in _upstream_ids(f)]
     promise = getattr(upstream, "_promise", None)
     if promise is not None:

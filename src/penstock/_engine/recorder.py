@@ -1,11 +1,14 @@
 """The single writer: runs and log lines go into a queue, one thread carries them to the store in batches.
 
-On the way of a run there is only `touch`: mark the run, append it to a queue. The writer thread sleeps until
+On the way of a run there is only `touch`: put a ticket for the run into a queue. The writer thread sleeps until
 something is touched, lets work gather for `WINDOW` seconds, then takes a snapshot of every run in the queue
 and writes all of them in one transaction. A run that was created and has ended within one window is one row.
 
-Order: the engine changes a run first and touches it after that; the writer clears `dirty` first and takes its
+Order: the engine changes a run first and touches it after that; the writer takes the ticket away first and its
 snapshot after that. So a change is either in the snapshot or the run is in the queue again.
+
+The queue must not keep what a run returned alive: a loop over large results would be as large as all results of
+a window. So a run that ends leaves the last snapshot on its ticket, in its own place.
 
 When the store fails
 --------------------
@@ -24,6 +27,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from _thread import LockType
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -47,21 +51,34 @@ _logger = getLogger("penstock.store")
 
 
 class Recordable(Protocol):
-    """What the recorder needs of a run."""
-
-    dirty: bool
+    """What the writer needs of a run, or of a snapshot."""
 
     @property
     def unstarted(self) -> bool:
         """Whether it only waits: then its first row may be a little late, and often is also its last."""
         ...
 
+    def taken(self, ticket: Ticket) -> Recordable:
+        """The writer has the ticket: a later touch needs a new one. Returns what is on the ticket then."""
+        ...
+
     def rows(self, batch: Batch) -> None:
-        """Append the run's current row, and the attempts and edges not handed out before, to `batch`.
+        """Append the current row, and the attempts and edges not handed out before, to `batch`.
 
         Called on the writer thread, while other threads may change the run.
         """
         ...
+
+
+Ticket = list[Recordable]
+"""A run's place in the queue: one item, the run, or once that has ended its last snapshot."""
+
+
+class Touchable(Recordable, Protocol):
+    """A run that goes on."""
+
+    ticket: Ticket | None  # in the queue, if it is
+    lock: LockType
 
 
 class _Marker:
@@ -139,7 +156,7 @@ class Recorder:
         self._window = window
         self._bound = backlog
         self._store: Store | None = None
-        self._queue: deque[Recordable | LogRow | _Marker] = deque()
+        self._queue: deque[Ticket | LogRow | _Marker] = deque()
         self._put = self._queue.append
         self._start_afresh()
 
@@ -153,7 +170,7 @@ class Recorder:
         self._turnstile = threading.Lock()
         self._bell = threading.Event()
         self._backlog = Backlog()
-        self._young: list[tuple[int, Recordable]] = []  # taken from the queue, and not yet written
+        self._young: list[tuple[int, Ticket]] = []  # taken from the queue, and not yet written
         self._round = 0
         self._paused = False
         self._live: dict[str, RunRow] = {}  # stored runs that have not ended
@@ -163,13 +180,23 @@ class Recorder:
 
     # For engines.
 
-    def touch(self, run: Recordable) -> None:
+    def touch(self, run: Touchable) -> None:
         """Record `run` as it will be in a moment. Call it after each change; never blocks."""
-        if not run.dirty:
-            run.dirty = True
-            self._put(run)
+        if run.ticket is None:
+            run.ticket = ticket = [run]
+            self._put(ticket)
             if self._asleep:
                 self._wake()
+
+    def finish(self, run: Touchable, snapshot: Recordable) -> None:
+        """Record the last snapshot of a run. From here on the recorder does not know the run; never blocks."""
+        with run.lock:
+            if run.ticket is not None:
+                run.ticket[0] = snapshot
+                return
+        self._put([snapshot])
+        if self._asleep:
+            self._wake()
 
     def log(self, row: LogRow) -> None:
         """Record a log line. Never blocks."""
@@ -294,7 +321,7 @@ class Recorder:
                 batch.logs.append(item)
             elif isinstance(item, _Marker):
                 markers.append(item)
-            elif item.unstarted:
+            elif item[0].unstarted:
                 self._young.append((self._round, item))
             else:
                 _snapshot(item, batch)
@@ -304,11 +331,11 @@ class Recorder:
         """Take the runs that have started or waited for long enough; all, if somebody waits for them."""
         self._round += 1
         young, self._young = self._young, []
-        for born, run in young:
-            if not everything and run.unstarted and self._round - born < YOUTH:
-                self._young.append((born, run))
+        for born, ticket in young:
+            if not everything and ticket[0].unstarted and self._round - born < YOUTH:
+                self._young.append((born, ticket))
             else:
-                _snapshot(run, batch)
+                _snapshot(ticket, batch)
 
     def _offer(self, batch: Batch) -> bool:
         # Whatever a store raises, this thread has to survive: without it nothing is ever recorded again.
@@ -401,17 +428,16 @@ class Recorder:
 
     def _start_in_child(self) -> None:
         """The thread is not there, and what was waiting is the parent's to write."""
-        for item in (*self._queue, *(run for _, run in self._young)):
-            if not isinstance(item, LogRow | _Marker):
-                item.dirty = False
+        for item in (*self._queue, *(ticket for _, ticket in self._young)):
+            if isinstance(item, list):
+                item[0].taken(item)
         self._queue.clear()
         self._start_afresh()
 
 
-def _snapshot(run: Recordable, batch: Batch) -> None:
-    run.dirty = False
+def _snapshot(ticket: Ticket, batch: Batch) -> None:
     try:
-        run.rows(batch)
+        ticket[0].taken(ticket).rows(batch)
     except Exception:
         _logger.exception("A run could not be recorded")
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from penstock._engine.engine import Engine
     from penstock._engine.limits import Request as Lease
     from penstock._engine.plan import Plan
-    from penstock.futures import Gate, Promise
+    from penstock._engine.recorder import Recordable, Ticket
+    from penstock.futures import Gate, Waitable
 
 _TYPES = {
     Status.PENDING: StateType.PENDING,
@@ -86,7 +87,6 @@ class Run:
         "context",
         "created",
         "custom_name",
-        "dirty",
         "done",
         "driver",
         "ended",
@@ -122,6 +122,7 @@ class Run:
         "started",
         "status",
         "tags",
+        "ticket",
         "trace",
         "value",
     )
@@ -167,7 +168,7 @@ class Run:
         self.done = False
         self.callbacks: list[Callable[[Any], None]] | None = None
         self.children: dict[int, Child] | None = None
-        self.on_childless: Callable[[], None] | None = None
+        self.on_childless: Callable[[], object] | None = None
         self.inputs: Inputs | None = None
         self.links: Sequence[Link] = ()
         self.context: Context | None = None
@@ -181,14 +182,14 @@ class Run:
         self.custom_name: str | None = None
         self.shown: str | None = None  # the parameters' short representation; they themselves are let go
         self.shown_result: str | None = None
-        self.created = engine.now()
+        self.created: float = engine.now()
         self.ready: float | None = None
         self.first_started: float | None = None
         self.started: float | None = None  # the latest attempt
         self.ended: float | None = None
         self.past: Sequence[AttemptRow] = ()  # attempts that ended without ending the run, not recorded yet
         self.fresh_edges: Sequence[Link] = ()  # what it depends on, not recorded yet
-        self.dirty = False
+        self.ticket: Ticket | None = None  # in the recorder's queue
 
     # --- names ------------------------------------------------------------------------------------------
 
@@ -253,7 +254,7 @@ class Run:
         """Tell the machine; returns what to do. Thread-safe."""
         with self.lock:
             command = step(self, event, self.plan)
-        if not self.dirty:
+        if self.ticket is None:
             self.engine.recorder.touch(self)
         return command
 
@@ -307,10 +308,10 @@ class Run:
             except Exception:  # one waiter's trouble must not keep the news from the others
                 _logger.exception("internal error while telling that %s has ended; please report it", self.label)
 
-    def block(self, gate: Gate, timeout: float | None, among: Sequence[Promise]) -> bool:
+    def block(self, gate: Gate, timeout: float | None, among: Sequence[Waitable]) -> bool:
         return waiting.block(gate, timeout, among)
 
-    async def rest(self, waiter: asyncio.Future[None], among: Sequence[Promise]) -> None:
+    async def rest(self, waiter: asyncio.Future[None], among: Sequence[Waitable]) -> None:
         await waiting.rest(waiter, among)
 
     def outcome(self, raise_on_failure: bool) -> Any:
@@ -409,8 +410,13 @@ class Run:
             self.hex_id = as_hex(self.id)
         return self.hex_id
 
+    def taken(self, ticket: Ticket) -> Recordable:
+        with self.lock:
+            self.ticket = None
+            return ticket[0]
+
     def rows(self, batch: Batch) -> None:
-        record.add_rows(self, batch)
+        record.Snapshot(self).rows(batch)
 
     # --- children ---------------------------------------------------------------------------------------
 
@@ -443,10 +449,6 @@ class Child(Protocol):
     """What a run that submitted work keeps until that work has ended."""
 
     id: int
-
-    @property
-    def unstarted(self) -> bool:
-        return self.status is _PENDING
 
     @property
     def has_started(self) -> bool: ...

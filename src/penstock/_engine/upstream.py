@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from penstock import states
-from penstock.exceptions import UnfinishedRun
+from penstock.exceptions import UnfinishedRun, UpstreamTaskError
 from penstock.states import State, StateType, Status
 
 if TYPE_CHECKING:
@@ -63,3 +63,13 @@ def value_of(upstream: Any) -> Any:
 def is_given(culprit: Any) -> bool:
     """Whether a hand-made State, behind which there is no run, kept a run from starting."""
     return isinstance(culprit, _Given) and culprit.state().state_details == states.StateDetails()
+
+
+def upstream_error(promise: Any, message: str) -> UpstreamTaskError:
+    """The error of what could not start because the run behind `promise` did not complete."""
+    culprit = promise.culprit()
+    error = UpstreamTaskError(
+        message, task_run_id=culprit.uuid("task"), task_run_name=culprit.name, state=culprit.state()
+    )
+    error.__cause__ = culprit.error
+    return error

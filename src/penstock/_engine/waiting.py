@@ -28,16 +28,17 @@ if TYPE_CHECKING:
 _blocked: dict[Any, Any] = {}  # run whose body waits for one other run -> that run
 _LOOK_AGAIN = 0.02  # seconds
 _HELP_DEPTH = 20  # bodies that a thread may have open at once for each other; each takes a dozen stack frames
-_ADVICE = "use `await fut`, `await futures` or `async for fut in as_completed(futures)`"
+ADVICE = "use `await fut`, `await futures` or `async for fut in as_completed(futures)`"
 
 
-def block(gate: Gate, timeout: float | None, among: Sequence[Any] = (), *, mind_loop: bool = True) -> bool:
+def block(gate: Gate, timeout: float | None, among: Sequence[Any] = (), *, advice: str = ADVICE) -> bool:
     """Let this thread wait at `gate`; False after `timeout` seconds.
 
+    `advice` is what to write instead in a coroutine; without one, blocking an event loop is nothing to mention.
     Raises `CancelSignal` if the body on this thread is asked to stop, `ValueError` if it waits for itself.
     """
-    if mind_loop:
-        _mind_the_loop()
+    if advice:
+        _mind_the_loop(advice)
     drain()
     run = current_run.get()
     call = None if run is None else run.call
@@ -123,7 +124,7 @@ def _ready_call(target: Any) -> Any:
     ahead, seen = [target], set()
     while ahead:
         run = ahead.pop()
-        request = getattr(run, "pending", None)
+        request: Any = getattr(run, "pending", None)
         if getattr(request, "needs_thread", False) and not request.claimed and run.plan.kind == "task":
             return request
         if here.slot is None and run not in seen and not run.done:  # with slots, others do the rest
@@ -213,20 +214,20 @@ def _needs(run: Any) -> Iterator[Any]:
 _warned = False
 
 
-def _mind_the_loop() -> None:
+def _mind_the_loop(advice: str) -> None:
     asyncio_events = sys.modules.get("asyncio.events")
     if asyncio_events is None or asyncio_events._get_running_loop() is None:
         return
     if here.background_loop:
-        raise RuntimeError(f"blocking here would stop the event loop that all submitted async tasks share: {_ADVICE}")
-    _warn_once()
+        raise RuntimeError(f"blocking here would stop the event loop that all submitted async tasks share: {advice}")
+    _warn_once(advice)
 
 
-def _warn_once() -> None:
+def _warn_once(advice: str) -> None:
     global _warned
     if not _warned:
         _warned = True
-        message = f"this wait blocks the thread's event loop: {_ADVICE}"
+        message = f"this wait blocks the thread's event loop: {advice}"
         warnings.warn(message, RuntimeWarning, stacklevel=_depth_of_user())
 
 

@@ -135,7 +135,7 @@ class TaskRunner(ABC):
         """How many bodies it executes at once, roughly: what "as many as fit" means for `.imap()`."""
         return os.cpu_count() or 1
 
-    def start(self) -> None:
+    def start(self) -> None:  # noqa: B027  # not abstract: many runners have nothing to do here
         """Get ready to execute. Called once, before the first call. Workers may still be created lazily."""
 
     @abstractmethod
@@ -146,7 +146,7 @@ class TaskRunner(ABC):
         machinery failed (a worker died), or None if `call.perform()` is used, which reports by itself.
         """
 
-    def close(self, *, cancel: bool = False) -> None:
+    def close(self, *, cancel: bool = False) -> None:  # noqa: B027  # likewise
         """Give everything back. Nothing is executing any more, or nobody waits for it."""
 
     @abstractmethod

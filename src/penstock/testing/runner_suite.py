@@ -65,7 +65,8 @@ def run_check(check: Check, make: Callable[[], TaskRunner]) -> None:
 
 def _in_flow(runner: TaskRunner, body: Callable[[], R]) -> R:
     """Call `body` as the body of a flow that uses `runner`."""
-    return flow(body, name="check", task_runner=runner)()
+    result: R = flow(name="check", task_runner=runner)(body)()
+    return result
 
 
 def _users(function: Callable[..., R]) -> Callable[..., R]:
@@ -108,7 +109,7 @@ def returns_values(runner: TaskRunner) -> None:
     """A future has the body's value; with shared memory the very object, also of arguments."""
     value = {"some": [1, 2, 3]}
 
-    def body() -> Future[Any]:
+    def body() -> Any:
         future = _echo.submit(value)
         future.wait()
         return future.state.result()
@@ -132,8 +133,13 @@ def completes_runs(runner: TaskRunner) -> None:
 
 def starts_again_for_every_flow_run(runner: TaskRunner) -> None:
     """The runner of a flow is a template: the flow can be called many times."""
+
+    @flow(task_runner=runner)
+    def plus_one(number: int) -> Any:
+        return _add.submit(number).result()
+
     for number in range(3):
-        _same(_in_flow(runner, lambda number=number: _add.submit(number).result()), number + 1)
+        _same(plus_one(number), number + 1)
 
 
 def duplicates_are_equal(runner: TaskRunner) -> None:
@@ -158,7 +164,7 @@ def executes_many_runs(runner: TaskRunner) -> None:
 def fails_runs_with_their_own_exception(runner: TaskRunner) -> None:
     error = ValueError("boom")
 
-    def body() -> BaseException | None:
+    def body() -> Any:
         future = _fail.submit(error)
         found = future.exception()
         _same((future.state.type, future.state.name), ("FAILED", "Failed"))
@@ -278,7 +284,7 @@ def waits_for_what_it_is_told_to(runner: TaskRunner) -> None:
 
 
 def goes_down_long_chains(runner: TaskRunner) -> None:
-    def body() -> int:
+    def body() -> Any:
         future = _add.submit(0)
         for _ in range(300):
             future = _add.submit(future)
@@ -296,7 +302,7 @@ def maps(runner: TaskRunner) -> None:
             raise ValueError(number)
         return number // 2
 
-    def body() -> list[Any]:
+    def body() -> Any:
         return half.map([4, 1, 2]).result(raise_on_failure=False)
 
     first, error, last = _in_flow(runner, body)
@@ -342,7 +348,7 @@ def lets_tasks_submit_tasks(runner: TaskRunner) -> None:
     """Tasks that wait for tasks cannot use up the slots: also on one of them this does not deadlock."""
 
     @task
-    def fibonacci(n: int) -> int:
+    def fibonacci(n: int) -> Any:
         if n < 2:
             return n
         first, second = fibonacci.submit(n - 1), fibonacci.submit(n - 2)
@@ -355,7 +361,7 @@ def lets_tasks_wait_for_chains(runner: TaskRunner) -> None:
     """What a task waits for may itself wait for something that needs the task's slot."""
 
     @task
-    def outer() -> int:
+    def outer() -> Any:
         ready = _add.submit(1)
         return sum(_add.map([ready, ready]).result()) + _add.submit(_add.submit(ready)).result()
 
@@ -368,7 +374,7 @@ def runs_subflows_in_tasks(runner: TaskRunner) -> None:
         return sum(_add.map(range(n)).result())
 
     @task
-    def through(n: int) -> int:
+    def through(n: int) -> Any:
         return inner(n)
 
     _same(_in_flow(runner, lambda: (inner(3), through.submit(2).result())), (6, 3))
@@ -408,7 +414,7 @@ def serves_asynchronous_flows(runner: TaskRunner) -> None:
         both = _add.submit(1), _say.submit(_add.submit(2))
         return [await future for future in both]
 
-    _same(asyncio.run(flow(body, name="check", task_runner=runner)()), [2, 3])
+    _same(asyncio.run(flow(name="check", task_runner=runner)(body)()), [2, 3])
 
 
 # --- context ----------------------------------------------------------------------------------------------------------
