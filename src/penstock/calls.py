@@ -61,6 +61,8 @@ def task_run(task: Definition, parameters: dict[str, Any], waits: Sequence[Link]
         run = engine.new_root(plan, parameters, None, current_tags.get() | plan.tags)
     else:
         engine = parent.engine
+        if engine.closing:
+            signals.raise_pending()
         plan = task.plan_in(engine)
         run = engine.new_run(plan, parameters, parent, next(plan.calls), None)
     engine.attach(run, waits)
@@ -70,6 +72,8 @@ def task_run(task: Definition, parameters: dict[str, Any], waits: Sequence[Link]
 def flow_run(flow: Definition, runner: TaskRunner, parameters: dict[str, Any], waits: Sequence[Link]) -> Run:
     """A run of a flow, with an engine and a runner of its own."""
     parent = current_run.get()
+    if parent is not None and parent.engine.closing:
+        signals.raise_pending()
     engine = new_engine(runner, parent)
     plan = flow.plan_in(engine)
     engine.logs_prints = plan.log_prints
@@ -112,6 +116,8 @@ def submitting_run(what: str) -> Run:
     parent = current_run.get()
     if parent is None:
         raise RuntimeError(_no_run_message(what))
+    if parent.engine.closing:
+        signals.raise_pending()
     return parent
 
 

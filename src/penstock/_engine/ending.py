@@ -276,7 +276,7 @@ def settle(run: Run, outcome: Outcome) -> Command:
     if command is DELAY:
         run.close_attempt(error)
         if run.engine.root is run:
-            run.engine.failures.clear()  # only the last attempt decides
+            run.engine.reopen()  # only the last attempt decides
     return command
 
 

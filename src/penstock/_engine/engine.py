@@ -101,6 +101,8 @@ class Engine:
 
     def attach(self, run: Run, waits: Sequence[Link], plain: Collection[str] = ()) -> None:
         """Find the runs that `run` depends on, in its arguments (but those in `plain`) and in its `wait_for`."""
+        if self.closing:
+            self.cancel(run)
         found = graph.find(run.parameters, skip=plain)
         if found is not None:
             run.inputs = found
@@ -117,8 +119,6 @@ class Engine:
     def submit(self, run: Run) -> Future[Any]:
         """Let `run` go its way; its future. Does not block, unless the runner executes at once."""
         run.context = copy_context()
-        if self.closing:
-            self.cancel(run)
         if self.runner.capabilities.immediate and run.plan.kind == "task" and not _would_block_loop(run):
             drive.execute_at_once(run)
         else:
@@ -201,6 +201,11 @@ class Engine:
     async def about_to_run_async(self, run: Run) -> None:
         if run.plan.hooks["on_running"]:
             await drive.fire_in_loop(run, run.plan.hooks["on_running"])
+
+    def reopen(self) -> None:
+        """Another attempt at the root run follows: it starts anew."""
+        self.failures.clear()
+        self.closing = self.outer is not None and self.outer.closing
 
     def refuse_new_runs(self) -> None:
         """From now on nothing starts, here and in the engines of runs below."""

@@ -1,8 +1,8 @@
 """Ctrl-C and SIGTERM: the outermost run on the main thread ends in order before the program does.
 
-The first signal raises an exception in the flow's body, at a place where that is safe (see `interrupt`); the
-run then ends like any run whose body raised, asking everything it started to stop. The second one ends the
-process at once.
+The first signal raises an exception in the flow's body, at a place where that is safe (see `interrupt`): at once,
+if the body is there; else when it next calls into the engine, or when we look again. The run then ends like any
+run whose body raised, asking everything it started to stop. The second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Guard:
         self._run = run
         self._previous: dict[signal.Signals, Any] = {}
         self._task = _current_asyncio_task()
+        self._delivered = False  # the body has been told
         self._repeats = 0  # signals on their way that are ours: looking again
+        self._repeating = threading.Lock()
+        self._over = False
 
     def install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -49,6 +52,8 @@ class Guard:
         interrupt.arm_alarm()
 
     def restore(self) -> None:
+        with self._repeating:
+            self._over = True
         interrupt.disarm_alarm()
         for number, handler in self._previous.items():
             if signal.getsignal(number) == self._on_signal:
@@ -60,8 +65,14 @@ class Guard:
             signal.raise_signal(signal.SIGTERM)
         elif self.received is signal.SIGINT and self._task is None:
             handler = self._previous[signal.SIGINT]
-            if callable(handler) and handler is not signal.default_int_handler:
-                handler(signal.SIGINT, None)
+            if callable(handler) and (handler is not signal.default_int_handler or not self._delivered):
+                handler(signal.SIGINT, None)  # the default one raises KeyboardInterrupt, which the body has not seen
+
+    def deliver(self) -> None:
+        """Raise what the signal asks for, unless that has been done. Where this is called, raising is safe."""
+        if self.received is not None and not self._delivered and self._task is None:
+            self._delivered = True
+            raise _exception_for(self.received)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._repeats:
@@ -74,14 +85,16 @@ class Guard:
         if self._task is not None:
             self._cancel_task(number, frame)
         elif interrupt.is_safe(frame, waits_too=True):
-            raise _exception_for(self.received)
-        else:
+            self.deliver()
+        elif not self._delivered:
             clock.get().call_later(_LOOK_AGAIN, self._repeat)
 
     def _repeat(self) -> None:
-        self._repeats += 1
         assert self.received is not None and interrupt.MAIN is not None
-        signal.pthread_kill(interrupt.MAIN, self.received)
+        with self._repeating:  # after `restore` it would be a signal of its own
+            if not self._over:
+                self._repeats += 1
+                signal.pthread_kill(interrupt.MAIN, self.received)
 
     def _cancel_task(self, number: int, frame: FrameType | None) -> None:
         """Nothing may be raised inside an event loop: cancel the task that the run is part of."""
@@ -108,6 +121,12 @@ def reason() -> str | None:
     if _guard is None or _guard.received is None:
         return None
     return "an interrupt signal" if _guard.received is signal.SIGINT else "a termination signal"
+
+
+def raise_pending() -> None:
+    """Called where the user's code enters the engine: a signal that came at a bad moment is heard now."""
+    if _guard is not None and threading.get_ident() == interrupt.MAIN:
+        _guard.deliver()
 
 
 @contextmanager
