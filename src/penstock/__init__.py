@@ -9,8 +9,12 @@ from penstock.context import tags
 from penstock.flows import Flow, flow
 from penstock.futures import Future, FutureList, as_completed, wait
 from penstock.logging import get_run_logger
+from penstock.sessions import Session as _Session
 from penstock.states import State
+from penstock.task_runners import base as _runners
 from penstock.tasks import Task, task
+
+_runners.open_session = _Session  # a runner may not import what stands above it
 
 __all__ = [
     "Flow",

@@ -6,6 +6,7 @@ call differ in their drivers and in nothing else.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
@@ -16,9 +17,10 @@ from penstock._core import graph
 from penstock._engine import capture, drive, interrupt, signals, waiting
 from penstock._engine.context import current_run, current_tags
 from penstock._engine.engine import Engine
+from penstock._engine.mailbox import Mailbox
 from penstock._engine.recorder import Recorder, recorder_for
 from penstock.states import MISSING, State, StateDetails, StateType
-from penstock.store.sqlite import SQLiteReader, SQLiteStore
+from penstock.store.sqlite import SQLiteStore
 from penstock.task_runners.threads import ThreadPoolTaskRunner
 from penstock.words import two_words
 
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
     from penstock._engine.run import Run
     from penstock.definitions import Definition
     from penstock.futures import Future, FutureList
+    from penstock.store.base import RunRow
     from penstock.task_runners.base import TaskRunner
+
+_TURN = 0.02  # seconds between looks at what another process does
+_RECORD_TURNS = 25  # until a run that is not recorded is believed not to exist
+_ANSWER_TURNS = 150  # until a process that does not answer is believed to be dead
 
 recorder_override: ContextVar[Recorder | None] = ContextVar("penstock_recorder", default=None)
 """A recorder to use instead of the process's: for tests."""
@@ -39,7 +46,7 @@ def process_recorder() -> Recorder:
     if recorder is not None:
         return recorder
     home = settings.home()
-    return recorder_for(home, lambda: SQLiteStore(home))
+    return recorder_for(home, lambda: SQLiteStore(home), watch=lambda: _heed(Mailbox(home)))
 
 
 def new_engine(runner: TaskRunner, parent: Run | None) -> Engine:
@@ -159,13 +166,46 @@ def find_live(run_id: UUID) -> Run | None:
     return None
 
 
-def recorded_state(run_id: UUID) -> State[Any]:
-    """The state of a run that has ended, from the record; raises `LookupError` if there is none."""
-    recorder = process_recorder()
-    recorder.barrier()
-    row = SQLiteReader(settings.home()).get(run_id.hex)
-    if row is None or row.ended is None:
-        raise LookupError(f"no run with id {run_id} is going on in this process, and none has ended")
+def _heed(mailbox: Mailbox) -> None:
+    """Do what other processes ask for."""
+    for run_id in mailbox.requests():
+        run = find_live(UUID(run_id))
+        if run is not None and mailbox.take(run_id):
+            run.cancel()
+
+
+def cancel_elsewhere(run_id: UUID) -> State[Any]:
+    """Ask the process that a run belongs to; the run's state. Raises `LookupError` if there is no such run."""
+    recorder, mailbox = process_recorder(), Mailbox(settings.home())
+    row = _recorded(recorder, run_id)
+    if row.ended is not None:
+        return _state_of(row, run_id)
+    mailbox.post(row.id)
+    for _ in range(_ANSWER_TURNS):
+        time.sleep(_TURN)
+        if row.id not in mailbox.requests():
+            return State(StateType.CANCELLING, name="Cancelling", state_details=_details(row, run_id))
+    mailbox.take(row.id)
+    row = _recorded(recorder, run_id)
+    if row.ended is not None:
+        return _state_of(row, run_id)
+    raise LookupError(f"run {run_id} is recorded as {row.state_name}, but no process answers for it: it may have died")
+
+
+def _recorded(recorder: Recorder, run_id: UUID) -> RunRow:
+    for _ in range(_RECORD_TURNS):
+        row = recorder.get(run_id.hex)
+        if row is not None:
+            return row
+        time.sleep(_TURN)  # its record may be a moment late
+    raise LookupError(f"no run with id {run_id} is going on in this process, and none is recorded")
+
+
+def _state_of(row: RunRow, run_id: UUID) -> State[Any]:
+    details = _details(row, run_id)
     kind = StateType(row.status)
-    details = StateDetails(run_id, None) if row.kind == "flow" else StateDetails(None, run_id)
     return State(kind, name=row.state_name, message=row.message, data=MISSING, state_details=details)
+
+
+def _details(row: RunRow, run_id: UUID) -> StateDetails:
+    return StateDetails(run_id, None) if row.kind == "flow" else StateDetails(None, run_id)

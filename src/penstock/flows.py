@@ -259,13 +259,15 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
 
 
 def cancel_run(run_id: UUID | str) -> State[Any]:
-    """Ask for a run to be cancelled: no new task of it starts, what it started ends first.
+    """Ask for a run to be cancelled, in whatever process of this host it goes on: what it started ends first.
 
     Returns the run's state after asking: a request is no fact, so it may still be CANCELLING; that of a run which
-    has ended is returned unchanged. Raises `LookupError` if no run of this process has that id. Does not block.
+    has ended is returned unchanged. Raises `LookupError` if there is no such run, or if the process that it belongs
+    to does not answer. Does not block for a run of this process; else until the request has arrived, at most 3
+    seconds.
     """
     run = calls.find_live(UUID(str(run_id)))
     if run is not None:
         run.cancel()
         return run.state()
-    return calls.recorded_state(UUID(str(run_id)))
+    return calls.cancel_elsewhere(UUID(str(run_id)))

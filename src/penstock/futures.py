@@ -146,9 +146,7 @@ class Countdown:
             promise.unsubscribe(self._arrived)
 
 
-def await_all(
-    promises: Sequence[Waitable], timeout: float | None, enough: Callable[[Waitable], bool] = _never
-) -> bool:
+def await_all(promises: Sequence[Waitable], timeout: float | None, enough: Callable[[Waitable], bool] = _never) -> bool:
     """Block until all are done or one is `enough`; False after `timeout` seconds."""
     if any(promise.done and enough(promise) for promise in promises):
         return True
@@ -349,7 +347,7 @@ class FutureList(list[Future[T]]):
 
     def cancel(self) -> None:
         """Ask for every run that has not ended to be cancelled. Does not block."""
-        for future in self:
+        for future in reversed(self):  # a slot that a cancelled run leaves must not start one that is still to come
             future.cancel()
 
     def __await__(self) -> Generator[Any, None, list[T]]:

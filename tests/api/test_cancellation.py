@@ -935,7 +935,7 @@ def test_a_flow_run_is_cancelled_by_its_id(
         (root,) = reader.runs()
         assert (root.status, root.state_name) == ("CANCELLED", "Cancelled")
         below = reader.tree(root.id)
-        assert {row.status for row in below} <= {"CANCELLED"}
+        assert {row.status for row in below} <= {"CANCELLED"}, below
         assert all(row.ended <= root.ended for row in below), "children end first"
     finally:
         reader.close()

@@ -793,7 +793,7 @@ def test_an_async_body_that_does_not_end_is_left_behind(way: str, caplog: pytest
     assert "still running" in warning
 
 
-def test_a_background_loop_that_is_blocked_is_replaced(gate: Gate) -> None:
+def test_a_background_loop_that_is_blocked_is_replaced(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
     @task(timeout_seconds=SOON)
     async def blocks() -> str:
         _wait_in_c(gate)
@@ -817,6 +817,7 @@ def test_a_background_loop_that_is_blocked_is_replaced(gate: Gate) -> None:
         assert other.submit().result(5) == second
 
     in_thread(main)
+    assert f"still running in thread penstock-loop at {__file__}:" in caplog.text
 
 
 def test_one_of_many_coroutines_times_out_alone() -> None:
@@ -1207,34 +1208,35 @@ def test_a_subflow_has_a_limit_of_its_own(hurried: None, way: str, is_async: boo
 
 
 def test_the_limit_of_a_flow_ends_its_subflows(hurried: None) -> None:
-    deep: list[Any] = []
+    inside: list[Any] = []
+    subflows: list[Any] = []
     work = task(spin)
 
     @flow
     def inner() -> None:
-        deep.append(work.submit())
-        deep[0].result()
+        inside.append(work.submit())
+        inside[0].result()
 
     @flow(timeout_seconds=SOON)
     def main() -> None:
-        deep.append(inner.submit())
-        deep[-1].wait()
+        subflows.append(inner.submit())
+        subflows[0].wait()
 
     with pytest.raises(FlowRunTimeoutError):
         main()
-    assert {future.state.name for future in deep} == {"Cancelled"}
-    assert len(deep) == 2
+    assert [future.state.name for future in (*inside, *subflows)] == ["Cancelled", "Cancelled"]
 
 
 def test_a_flow_that_times_out_is_tried_again(hurried: None) -> None:
     made: list[int] = []
+    work = task(lambda: "fine")
 
     @flow(timeout_seconds=SOON, retries=1)
     def main() -> str:
         made.append(1)
         if len(made) == 1:
             spin()
-        return "fine"
+        return work.submit().result()
 
     assert main() == "fine"
     assert len(made) == 2

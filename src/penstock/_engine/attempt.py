@@ -39,7 +39,7 @@ class Call:
     """One attempt at a run's body, as a runner sees it: to be performed once, and reported on once."""
 
     __slots__ = (
-        *("asyncio_task", "claimed", "ended", "expired", "gate", "loop_thread", "on_worker", "outer"),
+        *("asyncio_task", "cancelled", "claimed", "ended", "expired", "gate", "loop_thread", "on_worker", "outer"),
         *("run", "slot", "stopping", "thread", "timer", "worker"),
     )
 
@@ -55,6 +55,7 @@ class Call:
         self.outer: Call | None = None  # the body that the thread was in before
         self.gate: Gate | None = None  # where the body is blocked while it waits for the engine
         self.stopping = False  # the body has been asked to stop
+        self.cancelled = False  # by cancelling the asyncio task that it runs in
         self.expired = False  # because its time is over
         self.timer: Timer | None = None
         self.ended = False
@@ -139,21 +140,26 @@ class Call:
         if gate is not None:
             gate.open()
         elif self.asyncio_task is not None:
-            _cancel_in_loop(self.asyncio_task)
+            self._cancel_soon(self.asyncio_task)
         else:
             interrupt.stop_thread(self)
         return True
 
+    def _cancel_soon(self, task: asyncio.Task[Any]) -> None:
+        try:
+            task.get_loop().call_soon_threadsafe(self._cancel, task)
+        except RuntimeError:
+            pass  # the loop is closed, so nothing of the task executes any more
+
+    def _cancel(self, task: asyncio.Task[Any]) -> None:
+        """On the loop's thread: nothing moves meanwhile, so a body that has ended is not cancelled any more."""
+        if self.asyncio_task is task and not self.ended:
+            self.cancelled = True
+            task.cancel()
+
     def _expire(self) -> None:
         self.expired = True
         self.run.engine.expire(self)
-
-
-def _cancel_in_loop(task: asyncio.Task[Any]) -> None:
-    try:
-        task.get_loop().call_soon_threadsafe(task.cancel)
-    except RuntimeError:
-        pass  # the loop is closed, so nothing of the task executes any more
 
 
 def call_user(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -210,7 +216,7 @@ async def run_body_async(call: Call) -> Outcome | None:
     finally:
         call.end()
         current_run.reset(token)
-    if call.stopping and task is not None:
+    if call.cancelled and task is not None:
         task.uncancel()  # the request was ours and has arrived
     return judge(call, value, error)
 
@@ -274,5 +280,5 @@ def crash_message(run: Run, error: BaseException | None) -> str:
             return f"{subject} {text}"
     if type(error).__name__ == "CancelledError":  # a signal arrives in a coroutine as the cancellation of its task
         by_signal = signals.reason()
-        return f"{subject} was " + (f"aborted by {by_signal}." if by_signal else "cancelled by the runtime environment.")
+        return f"{subject} was {f'aborted by {by_signal}' if by_signal else 'cancelled by the runtime environment'}."
     return f"{subject} crashed with {type(error).__name__}: {error}"

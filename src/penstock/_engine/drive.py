@@ -140,16 +140,22 @@ class Blocking:
                 self._gate.wait()
             else:
                 request.arm(run)
-                waiting.block(self._gate, None, advice=self._advice)
+                self._block()
         except BaseException as error:
             return self._interrupted(run, error)
         return self._answer
+
+    def _block(self) -> None:
+        if self.escaped is None:
+            waiting.block(self._gate, None, advice=self._advice)
+        else:  # the body around has been asked to stop; it hears of that when this run has ended
+            waiting.without_slot(self._gate, None)
 
     def _interrupted(self, run: Run, error: BaseException) -> Outcome:
         with run.lock:
             run.pending = None
         self.escaped = error
-        return Outcome(BODY_CRASHED, error=error)
+        return Outcome(Event.STOPPED if isinstance(error, CancelSignal) else BODY_CRASHED, error=error)
 
     def resume(self, run: Run, value: Any) -> None:
         self._answer = value

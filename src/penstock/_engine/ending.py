@@ -267,7 +267,8 @@ def settle(run: Run, outcome: Outcome) -> Command:
     error = outcome.error
     run.message = outcome.message
     if error is not None:
-        run.message, error = _explain(run, outcome, error)
+        message, error = _explain(run, outcome, error)
+        run.message = message if outcome.state is None else outcome.message  # a hand-made state is shown as it is
     run.error = error
     run.trace = None if error is None else error.__traceback__
     run.value = outcome.value

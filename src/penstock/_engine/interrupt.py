@@ -108,22 +108,26 @@ def _raise_in(thread: int) -> None:
 
 def where(call: Call) -> str:
     """Where a body that does not stop is, for a message: thread and source line."""
-    if call.asyncio_task is not None:
-        return _where_in_loop(call)
-    thread = call.thread
-    name = next((t.name for t in threading.enumerate() if t.ident == thread), "an event loop")
+    task = call.asyncio_task
+    thread = call.thread if task is None else call.loop_thread
     frame = sys._current_frames().get(thread or 0)
+    if task is not None and sys.modules["asyncio"].current_task(task.get_loop()) is not task:
+        frame = _suspended_at(task.get_coro())  # the loop is doing something else
     while frame is not None and frame.f_globals.get("__name__", "").startswith("penstock."):
         frame = frame.f_back
     at = "" if frame is None else f" at {frame.f_code.co_filename}:{frame.f_lineno}"
+    name = next((t.name for t in threading.enumerate() if t.ident == thread), "an event loop")
     return f"thread {name}{at}"
 
 
-def _where_in_loop(call: Call) -> str:
-    frames = call.asyncio_task.get_stack(limit=1) if call.asyncio_task is not None else []
-    at = f" at {frames[-1].f_code.co_filename}:{frames[-1].f_lineno}" if frames else ""
-    name = next((t.name for t in threading.enumerate() if t.ident == call.loop_thread), "an event loop")
-    return f"thread {name}{at}"
+def _suspended_at(coroutine: Any) -> FrameType | None:
+    """The innermost line of the user's at which a coroutine waits: below it may be the standard library's."""
+    frame = None
+    while coroutine is not None and getattr(coroutine, "cr_frame", None) is not None:
+        if not coroutine.cr_frame.f_globals.get("__name__", "").startswith(("penstock.", "asyncio.")):
+            frame = coroutine.cr_frame
+        coroutine = coroutine.cr_await
+    return frame
 
 
 # --- the main thread --------------------------------------------------------------------------------------------

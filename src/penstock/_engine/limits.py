@@ -43,6 +43,7 @@ INSTANT = 1e-6  # seconds: a shorter pause is only the rounding error of the clo
 
 _ADVICE = "use `async with concurrency(...)` or `await asyncio.to_thread(rate_limit, ...)`"
 
+
 class Source(Protocol):
     """What a limit hands out. Every method is called under the lock of the limits."""
 

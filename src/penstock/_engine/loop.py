@@ -36,6 +36,7 @@ class BackgroundLoop:
         self._loop = asyncio.new_event_loop()
         self._starting: deque[_Start] = deque()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._retiring = False
         self._thread = threading.Thread(target=self._serve, name="penstock-loop", daemon=True)
         self._thread.start()
 
@@ -54,14 +55,24 @@ class BackgroundLoop:
 
     def _begin(self) -> None:
         for _ in range(len(self._starting)):
-            body, context = self._starting[0]
+            try:
+                body, context = self._starting.popleft()
+            except IndexError:  # this loop was stuck, and another one has taken over
+                return
             task = self._loop.create_task(body(), context=context)
             # The loop itself keeps only weak references to its tasks.
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            self._starting.popleft()
+            task.add_done_callback(self._ended)
         if self._starting:
             self._loop.call_soon(self._begin)
+
+    def take_over(self, stuck: BackgroundLoop) -> None:
+        """Begin what has been waiting for a loop that does not get round to it."""
+        while stuck._starting:
+            try:
+                self.start(*stuck._starting.popleft())
+            except IndexError:
+                return
 
     def run(self, awaitable: Awaitable[Any], done: Callable[[Outcome], object]) -> None:
         """Await something; `done` is called with the outcome, on the loop's thread."""
@@ -77,20 +88,25 @@ class BackgroundLoop:
     def stop(self) -> None:
         """Cancel what is left and end the thread. Blocks for a moment; a loop that is stuck is left behind."""
         try:
-            self._loop.call_soon_threadsafe(self._wind_down)
+            self._loop.call_soon_threadsafe(self._cancel_all)
         except RuntimeError:
             return
+        self.retire()
         self._thread.join(1.0)
 
-    def _wind_down(self) -> None:
+    def retire(self) -> None:
+        """End the thread as soon as everything that has begun is over."""
+        self._retiring = True
+        self._loop.call_soon_threadsafe(self._ended, None)
+
+    def _cancel_all(self) -> None:
         for task in self._tasks:
             task.cancel()
-        self._loop.call_soon(self._end)
 
-    def _end(self) -> None:
-        if self._tasks:
-            self._loop.call_soon(self._end)
-        else:
+    def _ended(self, task: asyncio.Task[Any] | None) -> None:
+        if task is not None:
+            self._tasks.discard(task)
+        if self._retiring and not self._tasks:
             self._loop.stop()
 
 
@@ -108,11 +124,14 @@ def background() -> BackgroundLoop:
 
 
 def replace(stuck: BackgroundLoop) -> None:
-    """Leave a loop that a body blocks to that body; what is submitted from now on gets a new one."""
+    """Leave a loop that a body blocks to that body; what has not begun, and what comes, gets a new one."""
     global _background
     with _lock:
-        if _background is stuck:
-            _background = None
+        if _background is not stuck:
+            return
+        _background = BackgroundLoop()
+    _background.take_over(stuck)
+    stuck.retire()
 
 
 def replace_if_stuck(event_loop: asyncio.AbstractEventLoop) -> None:

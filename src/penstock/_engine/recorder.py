@@ -35,7 +35,8 @@ from logging import getLogger
 from time import monotonic
 from typing import Protocol
 
-from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, RunRow, Store, StoreLocked
+from penstock._engine.mailbox import LOOK_EVERY
+from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, RunRow, Store, StoreLocked, StoreMissing
 
 WINDOW = 0.05  # seconds in which work gathers before it is written
 YOUTH = 4  # windows that the first row of a run that waits to start may be late
@@ -151,8 +152,17 @@ class Recorder:
     No method raises because of the store. Nothing is opened and no thread is started before the first touch.
     """
 
-    def __init__(self, open_store: Callable[[], Store], *, window: float = WINDOW, backlog: int = BACKLOG) -> None:
+    def __init__(
+        self,
+        open_store: Callable[[], Store],
+        *,
+        window: float = WINDOW,
+        backlog: int = BACKLOG,
+        watch: Callable[[], object] | None = None,
+    ) -> None:
+        """`watch` is called now and then, on the writer thread, while recorded runs go on."""
         self._open_store = open_store
+        self._watch = watch
         self._window = window
         self._bound = backlog
         self._store: Store | None = None
@@ -174,6 +184,7 @@ class Recorder:
         self._round = 0
         self._paused = False
         self._live: dict[str, RunRow] = {}  # stored runs that have not ended
+        self._watch_at = 0.0
         self._generation = 0
         self._commits = 0
         self._trouble: Exception | None = None
@@ -183,7 +194,8 @@ class Recorder:
     def touch(self, run: Touchable) -> None:
         """Record `run` as it will be in a moment. Call it after each change; never blocks."""
         if run.ticket is None:
-            run.ticket = ticket = [run]
+            ticket: Ticket = [run]
+            run.ticket = ticket
             self._put(ticket)
             if self._asleep:
                 self._wake()
@@ -222,6 +234,18 @@ class Recorder:
                 return False
             commits = self._commits
         return marker.stored
+
+    def get(self, run_id: str) -> RunRow | None:
+        """What is recorded of a run, in whatever process; None if nothing is. Blocks, as `barrier` does."""
+        self.barrier()
+        store = self._store or self._open_store()
+        try:
+            return store.get(run_id)
+        except StoreMissing:
+            return None
+        finally:
+            if store is not self._store:
+                store.close()
 
     def close(self, timeout: float = EXIT_PATIENCE) -> None:
         """Write what is left, let go of the store. Blocks for `timeout` seconds if the store is locked.
@@ -272,6 +296,7 @@ class Recorder:
                 self._gather()
             else:
                 self._sleep()
+            self._look_out()
 
     def _gather(self) -> None:
         # A barrier says so beside ringing: its ring may be the one that ended our sleep.
@@ -285,9 +310,18 @@ class Recorder:
     def _sleep(self) -> None:
         self._asleep = True
         if not self._queue:  # else somebody touched before we were asleep, and did not ring
-            self._bell.wait()
+            self._bell.wait(LOOK_EVERY if self._watch is not None and self._live else None)
             self._bell.clear()
         self._asleep = False
+
+    def _look_out(self) -> None:
+        if self._watch is None or not self._live or monotonic() < self._watch_at:
+            return
+        self._watch_at = monotonic() + LOOK_EVERY
+        try:
+            self._watch()
+        except Exception:  # without this thread nothing is ever recorded again
+            _logger.exception("Could not look for requests of other processes")
 
     def _flush_until(self, deadline: float) -> None:
         while not self._flush() and isinstance(self._trouble, StoreLocked) and monotonic() < deadline:
@@ -448,8 +482,10 @@ _recorders: dict[str, Recorder] = {}
 _opening = threading.Lock()
 
 
-def recorder_for(home: str | os.PathLike[str], open_store: Callable[[], Store]) -> Recorder:
-    """Return the recorder of the store that lives in `home`; the first call makes it, with `open_store`.
+def recorder_for(
+    home: str | os.PathLike[str], open_store: Callable[[], Store], watch: Callable[[], object] | None = None
+) -> Recorder:
+    """Return the recorder of the store that lives in `home`; the first call makes it, with the other arguments.
 
     After a fork the same object works in the child, with a thread and a connection of its own.
     """
@@ -457,7 +493,7 @@ def recorder_for(home: str | os.PathLike[str], open_store: Callable[[], Store]) 
     recorder = _recorders.get(key)
     if recorder is None:
         with _opening:
-            recorder = _recorders.setdefault(key, Recorder(open_store))
+            recorder = _recorders.setdefault(key, Recorder(open_store, watch=watch))
     return recorder
 
 

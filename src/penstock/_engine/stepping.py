@@ -88,7 +88,7 @@ class Stepper:
             self.over = True
         except BaseException as error:
             self._error, self.over = error, True
-            if call.stopping:
+            if call.cancelled:
                 task.uncancel()  # the request was ours and has arrived
         finally:
             call.asyncio_task = None

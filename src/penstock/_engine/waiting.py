@@ -43,7 +43,7 @@ def block(gate: Gate, timeout: float | None, among: Sequence[Any] = (), *, advic
     run = current_run.get()
     call = None if run is None else run.call
     if call is None or call.thread != get_ident():
-        return _wait_without_slot(gate, timeout)  # not in a body: in a hook, a callback, or the user's own thread
+        return without_slot(gate, timeout)  # not in a body: in a hook, a callback, or the user's own thread
     if len(among) != 1:
         return _suspend(call, gate, timeout)
     return _block_on(call, gate, timeout, among[0])
@@ -68,14 +68,15 @@ def _suspend(call: Call, gate: Gate, timeout: float | None) -> bool:
             raise CancelSignal
         call.gate = gate
     try:
-        opened = _wait_without_slot(gate, timeout)
+        opened = without_slot(gate, timeout)
     finally:
         call.gate = None
     stop_if_asked(call)
     return opened
 
 
-def _wait_without_slot(gate: Gate, timeout: float | None) -> bool:
+def without_slot(gate: Gate, timeout: float | None) -> bool:
+    """Wait at `gate` while others have this thread's slot; False after `timeout` seconds."""
     slot = here.slot
     if slot is None:
         return gate.wait(timeout)

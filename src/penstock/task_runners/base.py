@@ -201,4 +201,4 @@ def _no_sessions(runner: TaskRunner) -> Any:
 
 
 open_session: Any = _no_sessions
-"""Makes the run that stands for a runner used alone. Set by `penstock.flows`, which a runner may not import."""
+"""Makes the run that stands for a runner used alone. Set by `penstock`: a runner may not import what is above it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import Future as StandardFuture
 from typing import Any, Self
@@ -82,3 +83,13 @@ def close_shared_pool() -> None:
         pool, _shared = _shared, None
     if pool is not None:
         pool.close()
+
+
+def _forget_shared_pool() -> None:
+    """In a forked child: the pool's threads did not come along, and its lock may have been held."""
+    global _shared, _shared_lock
+    _shared, _shared_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_shared_pool)
