@@ -59,6 +59,7 @@ class Definition:
         self._apply(self._options)
         functools.update_wrapper(self, fn, updated=())
         self.__name__ = getattr(fn, "__name__", self.name)
+        self.__qualname__ = getattr(fn, "__qualname__", self.__name__)
         self.__doc__ = inspect.getdoc(fn) if inspect.isroutine(fn) else fn.__doc__
 
     def _apply(self, options: Mapping[str, Any]) -> None:

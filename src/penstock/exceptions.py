@@ -16,6 +16,34 @@ if TYPE_CHECKING:
 
     from penstock.states import State
 
+__all__ = [
+    "CancelSignal",
+    "CancelledRun",
+    "ConfigurationError",
+    "CrashedRun",
+    "FailedRun",
+    "FlowRunTimeoutError",
+    "InternalError",
+    "InvalidNameError",
+    "MappingLengthMismatch",
+    "MappingMissingIterable",
+    "MissingContextError",
+    "MissingResult",
+    "ParameterBindError",
+    "ParameterTypeError",
+    "PenstockError",
+    "ReservedArgumentError",
+    "ResumeError",
+    "SerializationError",
+    "SignatureMismatchError",
+    "StoreUnavailable",
+    "TaskRunTimeoutError",
+    "TerminationSignal",
+    "UnfinishedRun",
+    "UpstreamTaskError",
+    "WorkerLost",
+]
+
 E = TypeVar("E", bound="PenstockError")
 
 

@@ -26,6 +26,26 @@ from penstock.exceptions import (
     UnfinishedRun,
 )
 
+__all__ = [
+    "AwaitingRetry",
+    "Cancelled",
+    "Cancelling",
+    "Completed",
+    "Crashed",
+    "Failed",
+    "Pending",
+    "Retrying",
+    "Running",
+    "Scheduled",
+    "State",
+    "StateGroup",
+    "StateType",
+    "get_state_exception",
+    "is_state_iterable",
+    "raise_state_exception",
+    "return_value_to_state",
+]
+
 R = TypeVar("R")
 D = TypeVar("D")
 

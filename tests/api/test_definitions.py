@@ -804,6 +804,11 @@ def test_importable_definitions_pickle_by_reference() -> None:
         assert copy.deepcopy([definition])[0] is definition
 
 
+def test_a_definition_of_a_partial_pickles() -> None:
+    loaded = pickle.loads(pickle.dumps(task(functools.partial(pow, 2), name="power")))
+    assert (loaded(5), loaded.name) == (32, "power")
+
+
 def test_a_definition_beside_its_function_pickles() -> None:
     loaded = pickle.loads(pickle.dumps(aliased))
     assert isinstance(loaded, Task)

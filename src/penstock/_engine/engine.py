@@ -272,7 +272,7 @@ class Engine:
         return Outcome(Event.CRASHED, error=CrashedRun(message), message=message)
 
     def wind_down(self, run: Run, event: Event) -> None:
-        """The body has not returned: what it submitted and has not started never will; see the contract of exits."""
+        """The body has not returned: what it submitted and has not started never will."""
         everything = event in (Event.CRASHED, Event.STOPPED) or (event is Event.TIMED_OUT and run.plan.kind == "flow")
         children = run.living_children()
         _cancel_all(children if everything else [child for child in children if not child.has_started])
@@ -312,7 +312,7 @@ class Engine:
     def count(self, run: Run) -> None:
         """Note how a run below the root has ended, for the root's last line."""
         with self._counting:
-            self._counts["task runs" if run.plan.kind == "task" else "subflow runs"] += 1
+            self._counts["task run" if run.plan.kind == "task" else "subflow run"] += 1
             if run.attempt > 1:
                 self._counts["retried"] += 1
             if run.failed:
@@ -321,7 +321,11 @@ class Engine:
     def summary(self, run: Run) -> str:
         """One sentence about how the root run ended."""
         took = (run.ended or self.now()) - (run.first_started or run.created)
-        runs = [f"{self._counts[kind]} {kind}" for kind in ("task runs", "subflow runs") if self._counts[kind]]
+        runs = [
+            f"{self._counts[kind]} {kind}{'s' * (self._counts[kind] != 1)}"
+            for kind in ("task run", "subflow run")
+            if self._counts[kind]
+        ]
         rest = [
             f"{self._counts[name]} {name}"
             for name in ("failed", "crashed", "cancelled", "retried")

@@ -9,6 +9,7 @@ import sys
 import warnings
 from _thread import get_ident
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from penstock._engine import loop
@@ -44,22 +45,24 @@ def block(gate: Gate, timeout: float | None, among: Sequence[Any] = (), *, advic
     call = None if run is None else run.call
     if call is None or call.thread != get_ident():
         return without_slot(gate, timeout)  # not in a body: in a hook, a callback, or the user's own thread
+    if timeout is None and call.on_worker and here.slot is None:
+        return _help_until_open(call, gate, among)
     if len(among) != 1:
         return _suspend(call, gate, timeout)
-    return _block_on(call, gate, timeout, among[0])
-
-
-def _block_on(call: Call, gate: Gate, timeout: float | None, target: Any) -> bool:
-    refuse_cycle(call.run, target)
-    _blocked[call.run] = target
-    try:
-        if timeout is None and _help(call, target):
+    with _known_to_wait(call.run, among[0]):
+        if timeout is None and _help(call, among):
             drain()
-        if timeout is None and call.on_worker and here.slot is None:
-            return _help_until_open(call, gate, target)
         return _suspend(call, gate, timeout)
+
+
+@contextmanager
+def _known_to_wait(run: Run, target: Any) -> Iterator[None]:
+    refuse_cycle(run, target)
+    _blocked[run] = target
+    try:
+        yield
     finally:
-        del _blocked[call.run]
+        del _blocked[run]
 
 
 def _suspend(call: Call, gate: Gate, timeout: float | None) -> bool:
@@ -93,23 +96,25 @@ def stop_if_asked(call: Call | None) -> None:
         raise CancelSignal
 
 
-def _help_until_open(call: Call, gate: Gate, target: Any) -> bool:
-    """Wait inside a runner that cannot lend a blocked worker's slot: what `target` needs may be queued behind it."""
-    while not _suspend(call, gate, _LOOK_AGAIN):
-        if _help(call, target):
-            drain()
-    return True
+def _help_until_open(call: Call, gate: Gate, among: Sequence[Any]) -> bool:
+    """Wait inside a runner that cannot lend a blocked worker's slot: what is waited for may be queued behind it."""
+    with _known_to_wait(call.run, among[0]) if len(among) == 1 else nullcontext():
+        while True:
+            if _help(call, among):
+                drain()
+            if _suspend(call, gate, _LOOK_AGAIN):
+                return True
 
 
-def _help(call: Call, target: Any) -> bool:
-    """Execute the run that this body waits for, if it is ready and nobody has begun: no thread needs to switch.
+def _help(call: Call, among: Sequence[Any]) -> bool:
+    """Execute a run that this body waits for, if it is ready and nobody has begun: no thread needs to switch.
 
-    Only ever the very run that is waited for: a stranger could want a lock that this body holds. Only inside a
-    runner's worker, which is idle meanwhile: on the flow's own thread it would be one body too many.
+    Only ever what is waited for: a stranger could want a lock that this body holds. Only inside a runner's worker,
+    which is idle meanwhile: on the flow's own thread it would be one body too many.
     """
     if not call.on_worker or here.depth >= _HELP_DEPTH:
         return False
-    request = _ready_call(target)
+    request = _ready_call(among)
     if request is None:
         return False
     here.depth += 1
@@ -120,9 +125,9 @@ def _help(call: Call, target: Any) -> bool:
     return True
 
 
-def _ready_call(target: Any) -> Any:
-    """The call of the run that is waited for, or of one that it needs, if it is ready and nobody has begun it."""
-    ahead, seen = [target], set()
+def _ready_call(among: Sequence[Any]) -> Any:
+    """The call of a run that is waited for, or of one that it needs, if it is ready and nobody has begun it."""
+    ahead, seen = list(reversed(among)), set()
     while ahead:
         run = ahead.pop()
         request: Any = getattr(run, "pending", None)
