@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Work = Callable[[], float]  # does the work once and returns what it cost
+# An installed package has its bytecode; a shell that forbids writing it would have it compiled at every start.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def process_cpu(command: Sequence[str]) -> Work:
     """User and system time of a whole child process, in seconds."""
 
     def run() -> float:
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
@@ -71,4 +73,4 @@ def process_cpu(command: Sequence[str]) -> Work:
 
 def process_time(command: Sequence[str]) -> Work:
     """Wall time of a whole child process, in seconds."""
-    return timed(lambda: subprocess.run(command, check=True, capture_output=True))
+    return timed(lambda: subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT))
