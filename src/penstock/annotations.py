@@ -7,14 +7,19 @@ in what it does.
 
 from __future__ import annotations
 
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from penstock import states
+
+if TYPE_CHECKING:
+    from penstock._typing import StandIn
+else:
+    StandIn = object
 
 T = TypeVar("T")
 
 
-class Annotation(Generic[T]):
+class Annotation(Generic[T], StandIn):
     """Base of the annotations: an immutable value object, equal by class and value.
 
     Hashable if the value is. Pickles and copies to an equal object. Subclasses add meaning, not state.

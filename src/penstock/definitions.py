@@ -123,7 +123,7 @@ class Definition:
     def _with_self(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return args if self._bound is NotSet else (self._bound, *args)
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Self:
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
         """A view bound to the instance, made afresh: nothing of the instance is kept on the shared definition."""
         if self._method_kind is classmethod:
             return self._bind_to(owner if owner is not None else type(instance))

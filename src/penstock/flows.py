@@ -6,15 +6,15 @@ import functools
 import logging
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
-from penstock import calls, generators, maps
+from penstock import calls
 from penstock._core.binding import check_name_option, short
 from penstock._core.parameters import ParameterChecker
-from penstock.definitions import Definition
 from penstock.exceptions import InvalidNameError
 from penstock.futures import Future
+from penstock.invocation import Invocable
 from penstock.task_runners.base import TaskRunner
 from penstock.task_runners.threads import ThreadPoolTaskRunner
 
@@ -23,17 +23,21 @@ if TYPE_CHECKING:
     from penstock._engine.engine import Engine
     from penstock._engine.plan import Plan
     from penstock._engine.run import Run
+    from penstock._typing import FlowOptions, Method
     from penstock.states import State
 
 __all__ = ["Flow", "cancel_run", "flow"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
+P2 = ParamSpec("P2")
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
+T = TypeVar("T")
 _logger = logging.getLogger("penstock")
 _FORBIDDEN = "/%&><"
 
 
-class Flow(Definition, Generic[P, R]):
+class Flow(Invocable[P, R_co]):
     """A function whose calls are flow runs. Made by the `flow` decorator.
 
     A synchronous flow runs in the calling thread; calling an asynchronous one gives a coroutine. A flow run
@@ -44,7 +48,7 @@ class Flow(Definition, Generic[P, R]):
 
     def __init__(
         self,
-        fn: Callable[P, R],
+        fn: Callable[P, R_co],
         *,
         name: str | None = None,
         flow_run_name: str | Callable[..., str] | None = None,
@@ -142,30 +146,8 @@ class Flow(Definition, Generic[P, R]):
         """The parameters in a form that JSON can hold; a value that has none becomes its short representation."""
         return {name: _jsonable(value) for name, value in parameters.items()}
 
-    # --- calling ----------------------------------------------------------------------------------------------
-
-    def __call__(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
-        parameters = self.binder.bind(self._with_self(args), kwargs)
-        waits = calls.find_waits(wait_for)
-        runner = self.task_runner.duplicate()
-        if self.isgenerator:
-            return generators.iterate(
-                lambda: calls.flow_run(self, runner, parameters, waits), return_state, self.isasync
-            )
-        if self.isasync:
-            return self._call_async(runner, parameters, waits, return_state)
-        return calls.call(calls.flow_run(self, runner, parameters, waits), return_state)
-
-    async def _call_async(
-        self, runner: TaskRunner, parameters: dict[str, Any], waits: Sequence[Link], return_state: bool
-    ) -> Any:
-        return await calls.call_async(calls.flow_run(self, runner, parameters, waits), return_state)
-
-    def submit(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
-        """Start a subflow run in the background, on a thread of its own; returns its future at once."""
-        parent = calls.submitting_run(f"{self.name}.submit")
-        future = self.start(parent, self._with_self(args), kwargs, calls.find_waits(wait_for), 0)
-        return calls.final_state(future) if return_state else future
+    def _new_run(self, /, parameters: dict[str, Any], waits: Sequence[Link]) -> Run:
+        return calls.flow_run(self, self.task_runner.duplicate(), parameters, waits)
 
     def start(
         self,
@@ -178,15 +160,23 @@ class Flow(Definition, Generic[P, R]):
         plain: Collection[str] = (),
     ) -> Future[Any]:
         parameters = self.binder.bind(args, kwargs)
-        run = calls.flow_run(self, self.task_runner.duplicate(), parameters, waits)
+        run = self._new_run(parameters, waits)
         run.index = index
         return run.engine.submit(run)
 
-    def map(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
-        """Start one subflow run for each element of the iterable arguments; returns the list of futures."""
-        parent = calls.submitting_run(f"{self.name}.map")
-        futures = maps.submit_all(self, parent, self._with_self(args), kwargs, calls.find_waits(wait_for))
-        return calls.final_states(futures) if return_state else futures
+    if TYPE_CHECKING:
+
+        @overload  # class methods
+        def __get__(self: Method[type[S], P2, T], instance: S | None, owner: type[S], /) -> Flow[P2, T]: ...
+        @overload
+        def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
+        @overload
+        def __get__(self: Method[S, P2, T], instance: S, owner: type | None = None, /) -> Flow[P2, T]: ...
+        @overload  # static methods
+        def __get__(self, instance: object, owner: type | None = None, /) -> Self: ...
+        def __get__(self, instance: Any, owner: type | None = None, /) -> Any: ...
+
+        def with_options(self, **options: Unpack[FlowOptions]) -> Self: ...  # type: ignore[override]
 
 
 def _jsonable(value: Any) -> Any:
@@ -223,27 +213,9 @@ def _checked_runner(runner: Any) -> TaskRunner:
 
 
 @overload
-def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
+def flow(fn: Callable[P, T], /) -> Flow[P, T]: ...
 @overload
-def flow(
-    *,
-    name: str | None = None,
-    flow_run_name: str | Callable[..., str] | None = None,
-    version: str | None = None,
-    description: str | None = None,
-    task_runner: TaskRunner | type[TaskRunner] | None = None,
-    retries: int | None = None,
-    retry_delay_seconds: float | Sequence[float] | Callable[[int], list[float]] | None = None,
-    timeout_seconds: float | None = None,
-    log_prints: bool | None = None,
-    validate_parameters: bool = True,
-    on_unobserved_failure: str | None = None,
-    on_running: Iterable[Callable[..., Any]] | None = None,
-    on_completion: Iterable[Callable[..., Any]] | None = None,
-    on_failure: Iterable[Callable[..., Any]] | None = None,
-    on_cancellation: Iterable[Callable[..., Any]] | None = None,
-    on_crashed: Iterable[Callable[..., Any]] | None = None,
-) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+def flow(**options: Unpack[FlowOptions]) -> Callable[[Callable[P, T]], Flow[P, T]]: ...
 def flow(fn: Any = None, /, **options: Any) -> Any:
     """Make a flow of a function; with or without options: `@flow`, `@flow(name="etl")`, `flow(fn)`.
 

@@ -25,6 +25,8 @@ from penstock.states import State
 if TYPE_CHECKING:
     import asyncio
 
+    from penstock._typing import AwaitableStandIn, ListOfFutures
+
 __all__ = [
     "DoneAndNotDoneFutures",
     "Future",
@@ -37,6 +39,8 @@ __all__ = [
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+if not TYPE_CHECKING:
+    AwaitableStandIn, ListOfFutures = Generic, list
 _logger = logging.getLogger("penstock.futures")
 
 
@@ -212,7 +216,7 @@ def loop_waiter() -> tuple[asyncio.Future[None], Callable[[], None]]:
     return waiter, wake
 
 
-class Future(graph.Upstream, Generic[T_co]):
+class Future(graph.Upstream, AwaitableStandIn[T_co]):
     """The result of a submitted run, present or still to come.
 
     Futures are made by `.submit()` and `.map()`, never by hand. Every method is thread-safe. A future is an
@@ -319,7 +323,7 @@ class Future(graph.Upstream, Generic[T_co]):
         )
 
 
-class FutureList(list[Future[T]]):
+class FutureList(ListOfFutures[T]):
     """The futures of one `.map()` call, in submission order, with bulk operations.
 
     A list in every way; slices and sums are `FutureList`s too. Given to a task it arrives as a plain list of
@@ -467,16 +471,16 @@ def _check_timeout(timeout: float | None) -> None:
         raise ValueError(f"'timeout' must be a non-negative number, got {timeout!r}")
 
 
-class DoneAndNotDoneFutures(NamedTuple):
+class DoneAndNotDoneFutures(NamedTuple, Generic[T]):
     """What `wait` returns."""
 
-    done: set[Future[Any]]
-    not_done: set[Future[Any]]
+    done: set[Future[T]]
+    not_done: set[Future[T]]
 
 
 def wait(
-    futures: Iterable[Future[Any]], timeout: float | None = None, return_when: str = ALL_COMPLETED
-) -> DoneAndNotDoneFutures:
+    futures: Iterable[Future[T]], timeout: float | None = None, return_when: str = ALL_COMPLETED
+) -> DoneAndNotDoneFutures[T]:
     """Block until the futures are done; return the named 2-tuple of sets `(done, not_done)`.
 
     `timeout` is in seconds. `return_when` takes the constants of `concurrent.futures`. Never raises because

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
-from penstock import calls, generators, maps
+from penstock import calls, maps
+from penstock._core import policy
 from penstock._core.binding import Binder, check_name_option, check_reserved
-from penstock._core.policy import NotSet, RetryPolicy, check_tags, exponential_backoff, retry_policy
-from penstock.definitions import Definition
+from penstock._core.policy import RetryPolicy, check_tags, exponential_backoff, retry_policy
 from penstock.futures import Future
 from penstock.imap import Pulled
+from penstock.invocation import Invocable, Yields
 
 if TYPE_CHECKING:
     from penstock._core.graph import Link
     from penstock._engine.engine import Engine
     from penstock._engine.plan import Plan
     from penstock._engine.run import Run
+    from penstock._typing import Method, TaskOptions
 
 __all__ = ["NotSet", "Task", "exponential_backoff", "task"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
+P2 = ParamSpec("P2")
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
 T = TypeVar("T")
+NotSet: Any = policy.NotSet  # Any: it fits every option
 _RESERVED = ("return_state", "wait_for")
 
 
-class Task(Definition, Generic[P, R]):
+class Task(Invocable[P, R_co]):
     """A function whose calls are task runs. Made by the `task` decorator.
 
     Calling it runs the function in the calling thread and returns its value. `.submit()` starts it in the
@@ -37,7 +42,7 @@ class Task(Definition, Generic[P, R]):
 
     def __init__(
         self,
-        fn: Callable[P, R],
+        fn: Callable[P, R_co],
         *,
         name: str | None = None,
         description: str | None = None,
@@ -94,33 +99,7 @@ class Task(Definition, Generic[P, R]):
         """What identifies the task between processes: module and qualified name."""
         return self._key()
 
-    # --- direct call ------------------------------------------------------------------------------------------
-
-    def __call__(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
-        parameters = self.binder.bind(self._with_self(args), kwargs)
-        waits = calls.find_waits(wait_for)
-        if self.isgenerator:
-            return generators.iterate(lambda: calls.task_run(self, parameters, waits), return_state, self.isasync)
-        if self.isasync:
-            return self._call_async(parameters, waits, return_state)
-        return calls.call(calls.task_run(self, parameters, waits), return_state)
-
-    async def _call_async(self, parameters: dict[str, Any], waits: Sequence[Link], return_state: bool) -> Any:
-        return await calls.call_async(calls.task_run(self, parameters, waits), return_state)
-
-    # --- submitting -------------------------------------------------------------------------------------------
-
-    def submit(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
-        """Start a run in the background; returns its future at once, also for an asynchronous task.
-
-        Futures among the arguments, and in `wait_for`, are waited for without holding a thread. With
-        `return_state=True` this blocks and returns the final State instead. Raises `RuntimeError` outside a
-        run, `ParameterBindError` for wrong arguments.
-        """
-        parent = calls.submitting_run(f"{self.name}.submit")
-        waits = () if wait_for is None else calls.find_waits(wait_for)
-        future = self.start(parent, self._with_self(args), kwargs, waits, self.next_number(parent))
-        return calls.final_state(future) if return_state else future
+    _new_run = calls.task_run  # not a method that calls it: that would be a frame more on every call
 
     def start(
         self,
@@ -138,16 +117,33 @@ class Task(Definition, Generic[P, R]):
         engine.attach(run, waits, plain)
         return engine.submit(run)
 
-    def map(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
-        """Start one run for each element of the iterable arguments; returns the list of futures at once.
-
-        Arguments that are not iterable, strings, and what is wrapped in `unmapped` are given to every run.
-        Raises `MappingLengthMismatch` and `MappingMissingIterable` in the caller; then nothing has started.
-        """
-        parent = calls.submitting_run(f"{self.name}.map")
-        futures = maps.submit_all(self, parent, self._with_self(args), kwargs, calls.find_waits(wait_for))
-        return calls.final_states(futures) if return_state else futures
-
+    @overload
+    def imap(
+        self: Task[P, Awaitable[T]],
+        *args: Any,
+        max_pending: int | None = None,
+        ordered: bool = False,
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> Pulled[T]: ...
+    @overload
+    def imap(
+        self: Task[P, Yields[T]],
+        *args: Any,
+        max_pending: int | None = None,
+        ordered: bool = False,
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> Pulled[list[T]]: ...
+    @overload
+    def imap(
+        self: Task[P, T],
+        *args: Any,
+        max_pending: int | None = None,
+        ordered: bool = False,
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> Pulled[T]: ...
     def imap(
         self,
         *args: Any,
@@ -167,6 +163,20 @@ class Task(Definition, Generic[P, R]):
         call = maps.MapCall(self, parent, self._with_self(args), kwargs, calls.find_waits(wait_for))
         return Pulled(call, max_pending, ordered)
 
+    if TYPE_CHECKING:
+
+        @overload  # class methods
+        def __get__(self: Method[type[S], P2, T], instance: S | None, owner: type[S], /) -> Task[P2, T]: ...
+        @overload
+        def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
+        @overload
+        def __get__(self: Method[S, P2, T], instance: S, owner: type | None = None, /) -> Task[P2, T]: ...
+        @overload  # static methods
+        def __get__(self, instance: object, owner: type | None = None, /) -> Self: ...
+        def __get__(self, instance: Any, owner: type | None = None, /) -> Any: ...
+
+        def with_options(self, **options: Unpack[TaskOptions]) -> Self: ...  # type: ignore[override]
+
 
 def _parameter_names(fn: Any) -> tuple[str, ...]:
     """The names of the parameters, without the cost of `inspect` where the code object tells."""
@@ -177,27 +187,9 @@ def _parameter_names(fn: Any) -> tuple[str, ...]:
 
 
 @overload
-def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+def task(fn: Callable[P, T], /) -> Task[P, T]: ...
 @overload
-def task(
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    version: str | None = None,
-    tags: Iterable[str] | str | None = None,
-    task_run_name: str | Callable[..., str] | None = None,
-    retries: int | None = None,
-    retry_delay_seconds: float | Sequence[float] | Callable[[int], list[float]] | None = None,
-    retry_jitter_factor: float | None = None,
-    retry_condition_fn: Callable[..., Any] | None = None,
-    timeout_seconds: float | None = None,
-    log_prints: bool | None = None,
-    on_running: Iterable[Callable[..., Any]] | None = None,
-    on_completion: Iterable[Callable[..., Any]] | None = None,
-    on_failure: Iterable[Callable[..., Any]] | None = None,
-    on_cancellation: Iterable[Callable[..., Any]] | None = None,
-    on_crashed: Iterable[Callable[..., Any]] | None = None,
-) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(**options: Unpack[TaskOptions]) -> Callable[[Callable[P, T]], Task[P, T]]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Make a task of a function; with or without options: `@task`, `@task(retries=3)`, `task(fn)`.
 

@@ -1340,3 +1340,32 @@ def test_an_exception_in_the_caller_after_the_body_does_not_overwrite_the_outcom
     with pytest.raises(KeyboardInterrupt):
         main()
     assert states == ["Completed"]
+
+
+def test_an_interruption_leaves_nothing_pending_in_the_interpreter() -> None:
+    """Else every loop of the program would be slower from then on, and a tracer's thread would never return."""
+    script = """
+        import sys, threading, time
+        from penstock import flow, task
+        started = threading.Event()
+
+        @task
+        def quick():
+            started.set()
+            time.sleep(0.01)  # the request arrives while this is going on; the body then ends by itself
+
+        @flow
+        def main():
+            future = quick.submit()
+            started.wait()
+            future.cancel()
+            future.wait()
+
+        main()
+        sys.settrace(lambda *_: None)
+        (lambda: None)()
+        sys.settrace(None)
+        print("returned")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=20)
+    assert done.stdout == "returned\n", done.stderr

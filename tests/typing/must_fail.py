@@ -51,6 +51,8 @@ def wrong_arguments_of_submit(loader: Loader) -> None:
     fetch.submit(1)  # error
     pipeline.submit("a")  # error
     loader.load.submit(1)  # error
+    Loader.load.submit("p")  # error
+    one.submit(one.map([1]))  # error
 
 
 def wrong_use_of_results() -> None:
@@ -61,11 +63,16 @@ def wrong_use_of_results() -> None:
     f: bytes = fetch("u")  # error
     g: int = pipeline(1)  # error
     one(1).upper()  # error
+    one.submit(1, wait_for=[]).result().upper()  # error
+    one(1, return_state=True).upper()  # error
+    one.map([1]).results()  # error
     print(a, c, d, e, f, g)
 
 
 def misspelt_options() -> None:
     one.with_options(retry=3)  # error
+    one.with_options(retries="3")  # error
+    pipeline.with_options(tags=["a"])  # error
 
 
 async def wrong_use_of_await() -> None:

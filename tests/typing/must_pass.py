@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_type
 
 from penstock import Future, FutureList, State, allow_failure, as_completed, flow, quote, task, unmapped, wait
 from penstock.futures import DoneAndNotDoneFutures
 from penstock.task_runners import ThreadPoolTaskRunner
+from penstock.tasks import NotSet
 
 
 @dataclass
@@ -60,6 +61,26 @@ class Loader:
     async def load_later(self, path: str) -> list[int]:
         return [len(path)]
 
+    @task
+    @classmethod
+    def of_class(cls, path: str) -> int:
+        return len(path)
+
+    @classmethod
+    @task(retries=1)
+    def also_of_class(cls, path: str) -> int:
+        return len(path)
+
+    @task
+    @staticmethod
+    def static(path: str) -> int:
+        return len(path)
+
+    @staticmethod
+    @flow
+    def static_flow(path: str) -> int:
+        return len(path)
+
 
 def calls() -> None:
     assert_type(one(1), int)
@@ -94,6 +115,7 @@ def futures_in_place_of_values() -> None:
     assert_type(total.submit([first, first]), Future[int])
     assert_type(fetch.submit(two.submit(first)), Future[bytes])
     assert_type(two.submit(allow_failure(first)), Future[str])
+    assert_type(add.submit(1, b=allow_failure(first)), Future[int])
     assert_type(configured.submit(two.submit(first), size=first), Future[Report])
 
 
@@ -120,7 +142,22 @@ def methods(loader: Loader) -> None:
     assert_type(total.submit(loader.load.submit("p")), Future[int])
 
 
+def class_and_static_methods(loader: Loader) -> None:
+    assert_type(Loader.of_class("p"), int)
+    assert_type(loader.of_class.submit("p"), Future[int])
+    assert_type(Loader.also_of_class.submit("p"), Future[int])
+    assert_type(Loader.static("p"), int)
+    assert_type(loader.static.submit("p"), Future[int])
+    assert_type(loader.static_flow("p"), int)
+
+
+def functions() -> None:
+    function: Callable[[int], int] = one.fn
+    assert_type(function(1), int)
+
+
 def options() -> None:
+    one.with_options(retries=NotSet, tags=None)
     again = one.with_options(name="again", retries=2)
     assert_type(again(1), int)
     assert_type(again.submit(1), Future[int])
@@ -185,6 +222,51 @@ def flows() -> None:
 
 async def async_flows() -> None:
     assert_type(await gathering(["u"]), list[bytes])
+    state = await gathering(["u"], return_state=True)
+    assert_type(state, State[list[bytes]])
+
+
+async def futures_in_asyncio() -> None:
+    first, second = await asyncio.gather(one.submit(1), two.submit(1))
+    assert_type(first, int)
+    assert_type(second, str)
+    values = await asyncio.gather(*one.map([1]))
+    assert_type(values, list[int])
+    value = await asyncio.wait_for(one.submit(1), 3)
+    assert_type(value, int)
+
+
+@task
+def mean(values: Sequence[float], weights: Iterable[float] = ()) -> float:
+    return sum(values) / len(values)
+
+
+def reductions() -> None:
+    mapped = one.map([1, 2])
+    assert_type(total.submit(mapped), Future[int])
+    assert_type(total.submit(values=mapped), Future[int])
+    assert_type(mean.submit(mapped, weights=mapped), Future[float])
+    assert_type(list(mapped), list[Future[int]])
+    assert_type(dict(zip("ab", mapped, strict=True)), dict[str, Future[int]])
+    assert_type([future.result() for future in reversed(mapped)], list[int])
+    assert_type(mapped.pop(), Future[int])
+
+
+@task
+def later(x: int) -> Future[int]:
+    return one.submit(x)
+
+
+@task
+def untyped(x: Any) -> Any:
+    return x
+
+
+def other_results() -> None:
+    assert_type(later.submit(1), Future[int])
+    assert_type(later(1, return_state=True), State[int])
+    assert_type(untyped.submit(1), Future[Any])
+    untyped(1, return_state=True).is_failed()
 
 
 @task
@@ -198,7 +280,16 @@ async def lines(n: int) -> AsyncIterator[str]:
         yield str(i)
 
 
+@task
+def counted(n: int) -> Generator[int, None, str]:
+    yield from range(n)
+    return "done"
+
+
 async def generators() -> None:
+    assert_type(counted.submit(3), Future[list[int]])
+    assert_type(lines.submit(3), Future[list[str]])
+    assert_type(counted.map([3]), FutureList[list[int]])
     for number in numbers(3):
         assert_type(number, int)
     async for line in lines(3):

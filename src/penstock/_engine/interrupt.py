@@ -59,13 +59,25 @@ def leave(call: Call, thread: int) -> None:
     else:
         _innermost[thread] = call.outer
     if call.stopping:
-        _withdraw(thread)
+        _withdraw()
 
 
-def _withdraw(thread: int) -> None:
-    import ctypes  # 10 ms to import, and most programs never interrupt anything
+class _Withdrawal(BaseException):
+    """Takes the place of an interruption that is not wanted any more."""
 
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+
+def _withdraw() -> None:
+    """Let no interruption of this thread be pending.
+
+    Not by setting none: CPython would look for one at every turn of every loop from then on, and a tracer's thread
+    would hang. One that has been raised leaves nothing behind.
+    """
+    try:
+        _raise_in(threading.get_ident(), _Withdrawal)
+        while True:
+            pass  # it arrives at the next turn
+    except _Withdrawal:
+        pass
 
 
 def stop_thread(call: Call) -> None:
@@ -79,7 +91,7 @@ def stop_thread(call: Call) -> None:
                 signal.pthread_kill(thread, signal.SIGALRM)
                 return
             if _reachable(thread):
-                _raise_in(thread)
+                _raise_in(thread, CancelSignal)
                 return
     clock.get().call_later(_LOOK_AGAIN, lambda: stop_thread(call))
 
@@ -100,10 +112,10 @@ def is_safe(frame: FrameType | None, *, waits_too: bool = False) -> bool:
     return True
 
 
-def _raise_in(thread: int) -> None:
-    import ctypes
+def _raise_in(thread: int, error: type[BaseException]) -> None:
+    import ctypes  # 10 ms to import, and most programs never interrupt anything
 
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(CancelSignal))
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
 
 
 def where(call: Call) -> str:

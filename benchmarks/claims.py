@@ -1,0 +1,198 @@
+"""What must hold at sizes that a test suite cannot afford: `python -m benchmarks.claims [CLAIM ...]`.
+
+Each claim runs in a process of its own, with a store that is written to, and prints its figure beside its bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock import flow, task
+from penstock.task_runners import ThreadPoolTaskRunner
+
+
+@dataclass(frozen=True)
+class Claim:
+    what: str
+    unit: str
+    bound: float
+    measure: Callable[[], float]
+
+
+@task
+def noop(x: object) -> object:
+    return x
+
+
+def peak() -> float:
+    """The most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def resident() -> float:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+# --- memory ---
+
+
+def a_million_mapped_lazily() -> float:
+    @flow
+    def main() -> int:
+        return sum(1 for _ in noop.imap(range(1_000_000)))
+
+    assert main() == 1_000_000
+    return peak()
+
+
+def an_endless_generator() -> float:
+    @flow
+    def main() -> list[object]:
+        return [future.result() for future in itertools.islice(noop.imap(itertools.count(), ordered=True), 10_000)]
+
+    assert main() == list(range(10_000))
+    return peak()
+
+
+def large_results_one_by_one() -> float:
+    @task
+    def megabyte(n: int) -> bytes:
+        return bytes(2**20)
+
+    @flow
+    def main() -> float:
+        for n in range(1_000):
+            megabyte.submit(n).result()
+        before = resident()
+        for n in range(100_000):
+            megabyte.submit(n).result()
+        return resident() - before
+
+    return main()
+
+
+# --- arguments ---
+
+
+def a_long_list() -> float:
+    numbers = list(range(5_000_000))
+
+    @flow
+    def main() -> float:
+        alive = noop.submit(0)  # without a future in the process nothing is looked at
+        costs = []
+        for _ in range(5):
+            started = time.perf_counter()
+            future = noop.submit(numbers)
+            costs.append(time.perf_counter() - started)
+            assert future.result() is numbers
+        alive.wait()
+        return min(costs) / len(numbers) * 1e9
+
+    return main()
+
+
+def a_long_list_without_futures() -> float:
+    numbers = list(range(5_000_000))
+    same = task(lambda x: x is numbers)
+
+    @flow
+    def main() -> float:
+        started = time.perf_counter()
+        assert same(numbers)
+        return (time.perf_counter() - started) * 1e3
+
+    return main()
+
+
+# --- event loops ---
+
+
+def sleeping_tasks() -> float:
+    @task
+    async def nap(_: int) -> None:
+        await asyncio.sleep(1)
+
+    @flow
+    def main() -> None:
+        nap.map(range(10_000)).result()
+
+    started = time.perf_counter()
+    main()
+    return time.perf_counter() - started - 1
+
+
+def a_loop_that_awaits() -> float:
+    @task
+    def work(n: int) -> int:
+        time.sleep(0.001)
+        return n
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=4))
+    async def main() -> float:
+        worst = 0.0
+        futures = work.map(range(1_000))
+        gathered = asyncio.ensure_future(wait_for_all(futures))
+        while not gathered.done():
+            started = time.perf_counter()
+            await asyncio.sleep(0.001)
+            worst = max(worst, time.perf_counter() - started - 0.001)
+        assert await gathered == list(range(1_000))
+        return worst * 1e3
+
+    async def wait_for_all(futures: object) -> object:
+        return await futures  # type: ignore[misc]
+
+    return asyncio.run(main())
+
+
+CLAIMS = {
+    "imap": Claim("1,000,000 no-ops through imap: peak memory", "MB", 300, a_million_mapped_lazily),
+    "endless": Claim("10,000 from an endless generator: peak memory", "MB", 300, an_endless_generator),
+    "results": Claim("100,000 tasks one by one, 1 MB each: growth", "MB", 50, large_results_one_by_one),
+    "list": Claim("a list of 5,000,000 as argument, a future alive: per element", "ns", 25, a_long_list),
+    "no-future": Claim("the same, no future alive: the whole call", "ms", 5, a_long_list_without_futures),
+    "sleepers": Claim("10,000 async tasks sleeping 1 s: over the ideal", "s", 1.5, sleeping_tasks),
+    "loop": Claim("a loop awaiting 1,000 futures: longest pause", "ms", 50, a_loop_that_awaits),
+}
+
+
+def main() -> int:
+    names = sys.argv[1:] or list(CLAIMS)
+    print("| what | measured | bound | holds |\n|---|---|---|---|")
+    return max([line(name) for name in names])
+
+
+def line(name: str) -> int:
+    claim = CLAIMS[name]
+    figure = measured_apart(name)
+    holds = figure <= claim.bound
+    verdict = "yes" if holds else "NO"
+    print(f"| {claim.what} | {figure:.3g} {claim.unit} | ≤ {claim.bound:g} {claim.unit} | {verdict} |", flush=True)
+    return int(not holds)
+
+
+def measured_apart(name: str) -> float:
+    code = f"import json, benchmarks.claims as c; print(json.dumps(c.CLAIMS[{name!r}].measure()))"
+    with tempfile.TemporaryDirectory(prefix="penstock-claim-") as home:
+        environment = os.environ | {"PENSTOCK_HOME": home, "PENSTOCK_LOGGING_LEVEL": "WARNING"}
+        child = subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.PIPE)
+    return float(json.loads(child.stdout))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
