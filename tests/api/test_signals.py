@@ -347,8 +347,8 @@ def test_nothing_new_starts_after_the_signal(start: Start) -> None:
     program = start("""
 @flow
 def main():
-    ready()
     try:
+        ready()
         spin()
     finally:
         late = quick.submit()
@@ -373,8 +373,8 @@ def test_a_flow_that_swallows_the_interrupt_still_ends_crashed(start: Start) -> 
     program = start("""
 @flow(on_crashed=[hook])
 def main():
-    ready()
     try:
+        ready()
         spin()
     except BaseException:
         pass
@@ -393,8 +393,8 @@ def test_logs_are_flushed(start: Start) -> None:
 @task
 def talks():
     get_run_logger().info("before the signal")
-    ready()
     try:
+        ready()
         spin()
     finally:
         get_run_logger().info("after the signal")
@@ -629,8 +629,8 @@ def test_an_outer_loop_handler_of_asyncio_gets_its_interrupt(start: Start) -> No
     program = start("""
 @flow
 async def main():
-    ready()
     try:
+        ready()
         await asyncio.sleep(20)
     except asyncio.CancelledError:
         say("cancelled")

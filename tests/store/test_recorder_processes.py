@@ -179,7 +179,7 @@ def test_a_store_deleted_while_a_flow_runs(tmp_path: Path, caplog: pytest.LogCap
     recorder.touch(Run(child_row(2, flow.row)))
     assert recorder.barrier()
     recorder.close()
-    assert warnings(caplog) == []
+    assert [text.partition(":")[0] for text in warnings(caplog)] == ["The run store was deleted or replaced"]
     with closing(SQLiteReader(home)) as reader:
         assert reader.runs() == [flow.row]
         assert reader.children(flow.row.id) == [child_row(2, flow.row)]

@@ -18,8 +18,8 @@ and counted) and are offered to the store again every `RETRY` seconds, and whene
 barrier. A barrier gives up when the store has taken nothing for a second. `close`, which also happens at
 interpreter exit, is more patient with a store that is only locked, and says what was lost in the end.
 
-If the store was deleted or replaced, and thus had to begin afresh, the runs that have not ended are written
-to it once more, so that their children do not dangle.
+If the store was deleted or replaced, and thus had to begin afresh, there is a warning, and the runs that have not
+ended are written to it once more, so that their children do not dangle.
 """
 
 from __future__ import annotations
@@ -401,6 +401,10 @@ class Recorder:
         self._remember_live(batch)
         if self._generation != self._store.generation:
             self._generation = self._store.generation
+            _logger.warning(
+                "The run store was deleted or replaced: what had been recorded there is gone, runs that go on are"
+                " recorded anew"
+            )
             for row in self._live.values():  # what is in the backlog is newer
                 self._backlog.runs.setdefault(row.id, row)
 
