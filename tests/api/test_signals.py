@@ -606,15 +606,19 @@ assert signal.getsignal({int(number)}) is signal.SIG_IGN
 
 def test_a_flow_in_a_thread_does_not_see_the_interrupt_of_the_main_thread(start: Start) -> None:
     program = start("""
+started = threading.Event()
+
 @flow
 def main():
-    ready()
+    started.set()
     return task(lambda: time.sleep(0.2) or "fine").submit().result()
 
 results = []
 thread = threading.Thread(target=lambda: results.append(main()))
 thread.start()
 try:
+    started.wait()
+    ready()
     time.sleep(20)
 except KeyboardInterrupt:
     thread.join()
