@@ -6,6 +6,12 @@ to a queued call. So at most `size` bodies run at any time, and the pool cannot 
 each other: a blocked body holds no slot, only its thread.
 
 The standard library's pool costs more per task, and it cannot give a blocked worker's slot back.
+
+No lock is held on the way of a call. One that is taken by every submission and every end soon has a queue of its own:
+whoever gets it waits for the interpreter lock next, and the other one, which has that, runs into the lock. Instead
+slots, turns and calls lie in deques, whose ends are atomic, and every step is followed by a second look: work is put
+down before a slot is looked for, and a slot is put down before work is looked for once more. So work and a free slot
+cannot stay unaware of each other.
 """
 
 from __future__ import annotations
@@ -37,8 +43,8 @@ class Pool:
     def __init__(self, size: int) -> None:
         self.size = size
         self.closed = False
-        self._lock = allocate_lock()
-        self._free = size
+        self._lock = allocate_lock()  # for workers that block or are written off
+        self._free: deque[None] = deque([None] * size)
         self._turns: deque[_Turn] = deque()
         self._released: deque[Call] = deque()  # calls that had to wait for others: they go before fresh ones
         self._fresh: deque[Call] = deque()
@@ -49,37 +55,55 @@ class Pool:
         worker = here.slot
         if released and isinstance(worker, Worker) and worker.inherits(self, call):
             return
-        with self._lock:
-            (self._released if released else self._fresh).append(call)
-            if not self._free:
-                return  # whoever hands a slot on takes the call
-            self._free -= 1
-            heir = self._heir()
-        self._give(heir)
+        (self._released if released else self._fresh).append(call)
+        if self._free:
+            self._use_free_slot()
+
+    def ask(self, come: Callable[[], None]) -> None:
+        """Have `come` called when a body that was blocked may go on: now, or when its turn has come."""
+        self._turns.append(_Turn(come))
+        self._use_free_slot()
+
+    def _use_free_slot(self) -> None:
+        """There is work: if a slot is free, give it to whoever is first. Else whoever hands one on will."""
+        try:
+            self._free.pop()
+        except IndexError:
+            return
+        self.hand_on()
 
     def hand_on(self) -> None:
         """A slot is at hand that its holder does not need any more, or not now."""
-        with self._lock:
+        while True:
             heir = self._heir()
-        self._give(heir)
+            if heir is not None:
+                self._give(heir)
+                return
+            self._free.append(None)
+            if not (self._fresh or self._released or self._turns):
+                return
+            try:
+                self._free.pop()
+            except IndexError:  # somebody else was faster, and looks for work
+                return
 
     def _heir(self) -> _Turn | Call | None:
-        """Who gets the slot that is at hand; None: nobody, it is free. The lock is held."""
-        if self._turns:
-            return self._turns.popleft()
-        for queue in (self._released, self._fresh):
-            while queue:
-                call = queue.popleft()
-                if not call.claimed:
-                    return call
-        self._free += 1
+        """Who gets the slot that is at hand; None: nobody waits for one."""
+        try:
+            if self._turns:
+                return self._turns.popleft()
+            for queue in (self._released, self._fresh):
+                while queue:
+                    call = queue.popleft()
+                    if not call.claimed:
+                        return call
+        except IndexError:  # another thread took the last one
+            return self._heir()
         return None
 
-    def _give(self, heir: _Turn | Call | None) -> None:
+    def _give(self, heir: _Turn | Call) -> None:
         if isinstance(heir, _Turn):
             heir.come()
-        elif heir is None:
-            pass
         elif heir.needs_thread:
             self._wake(heir)
         else:
@@ -87,9 +111,9 @@ class Pool:
             heir.perform()
 
     def _wake(self, call: Call) -> None:
-        with self._lock:
-            worker = self._idle.pop() if self._idle else None
-        if worker is None:
+        try:
+            worker = self._idle.pop()
+        except IndexError:
             Worker(self, call).start()
         else:
             worker.call = call
@@ -102,13 +126,14 @@ class Pool:
 
     def next_for(self, worker: Worker) -> Call | None:
         """The next call for a worker that has finished one; None: its slot is gone, and it is idle or must end."""
-        with self._lock:
-            heir = self._heir()
-            if heir is not None and not isinstance(heir, _Turn) and heir.needs_thread:
-                return heir
-            if not self.closed:
-                self._idle.append(worker)
-        self._give(heir)
+        heir = self._heir()
+        if heir is not None and not isinstance(heir, _Turn) and heir.needs_thread:
+            return heir
+        self._idle.append(worker)
+        if heir is not None:
+            self._give(heir)
+        else:
+            self.hand_on()
         return None
 
     def get_slot(self, worker: Worker) -> None:
@@ -118,15 +143,6 @@ class Pool:
         turn.acquire()
         self.ask(turn.release)
         turn.acquire()
-
-    def ask(self, come: Callable[[], None]) -> None:
-        """Have `come` called when a body that was blocked may go on: now, or when its turn has come."""
-        with self._lock:
-            if not self._free:
-                self._turns.append(_Turn(come))
-                return
-            self._free -= 1
-        come()
 
     def take_slot_from(self, worker: Worker, *, for_good: bool = False) -> None:
         with self._lock:
@@ -139,19 +155,20 @@ class Pool:
 
     def retire(self, worker: Worker) -> bool:
         """Let an idle worker end; False if it has just been given a call."""
-        with self._lock:
-            if worker not in self._idle:
-                return False
+        try:
             self._idle.remove(worker)
-            return True
+        except ValueError:
+            return False
+        return True
 
     def close(self) -> None:
         """End the threads: idle ones now, others when they have finished their call. Does not wait for them."""
-        with self._lock:
-            self.closed = True
-            idle, self._idle = self._idle, []
-        for worker in idle:
-            worker.wake.release()
+        self.closed = True
+        while self._idle:
+            try:
+                self._idle.pop().wake.release()
+            except IndexError:
+                return
 
 
 class _SlotWithoutThread:
@@ -219,7 +236,7 @@ class Worker(threading.Thread):
 
     def _rest(self) -> Call | None:
         """Wait for the next call; None: it is time to end."""
-        if self._pool.closed:
+        if self._pool.closed and self._pool.retire(self):
             return None
         while not self.wake.acquire(timeout=IDLE_SECONDS):
             if self._pool.retire(self):
