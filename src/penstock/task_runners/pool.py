@@ -89,17 +89,12 @@ class Pool:
 
     def _heir(self) -> _Turn | Call | None:
         """Who gets the slot that is at hand; None: nobody waits for one."""
-        try:
-            if self._turns:
+        if self._turns:
+            try:
                 return self._turns.popleft()
-            for queue in (self._released, self._fresh):
-                while queue:
-                    call = queue.popleft()
-                    if not call.claimed:
-                        return call
-        except IndexError:  # another thread took the last one
-            return self._heir()
-        return None
+            except IndexError:  # another thread took the last one
+                pass
+        return _unclaimed(self._released) or _unclaimed(self._fresh)
 
     def _give(self, heir: _Turn | Call) -> None:
         if isinstance(heir, _Turn):
@@ -169,6 +164,18 @@ class Pool:
                 self._idle.pop().wake.release()
             except IndexError:
                 return
+
+
+def _unclaimed(queue: deque[Call]) -> Call | None:
+    """Take the next call that nobody has begun in passing."""
+    while queue:
+        try:
+            call = queue.popleft()
+        except IndexError:
+            return None
+        if not call.claimed:
+            return call
+    return None
 
 
 class _SlotWithoutThread:
