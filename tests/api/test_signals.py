@@ -619,7 +619,7 @@ thread.start()
 try:
     started.wait()
     ready()
-    time.sleep(20)
+    spin()  # one long sleep could begin just after the signal, which CPython then hears of at its end
 except KeyboardInterrupt:
     thread.join()
     say(*results)
