@@ -57,7 +57,6 @@ LATER: dict[str, dict[str, str]] = {
         "penstock.transactions": "transaction get_transaction Transaction CommitMode IsolationLevel",
     },
     "resume": {"penstock": "resume"},
-    "processes": {"penstock.task_runners": "ProcessPoolTaskRunner"},
     "clusters": {
         "penstock.task_runners": "DaskTaskRunner RayTaskRunner get_dask_client remote_options",
     },
@@ -68,10 +67,13 @@ LATER: dict[str, dict[str, str]] = {
     },
 }
 
+# Not in __all__, because each brings something along that not every program needs.
+ON_DEMAND = {"penstock.task_runners": "ProcessPoolTaskRunner"}
+
 # Names under which people who know another library look for ours: they work, but are not offered.
 ALIASES = {"PrefectFuture": "Future", "PrefectFutureList": "FutureList"}
 
-PUBLIC = [(module, name) for module, names in NAMES.items() for name in names.split()]
+PUBLIC = [(module, name) for table in (NAMES, ON_DEMAND) for module, names in table.items() for name in names.split()]
 ABSENT = [(module, name) for arriving in LATER.values() for module, names in arriving.items() for name in names.split()]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from penstock import runtime
+from penstock._engine import interrupt as _interrupt
+from penstock._engine import visit as _visit
 from penstock.annotations import allow_failure, opaque, quote, unmapped
 from penstock.concurrency import concurrency, rate_limit  # the attribute is the function, not the module
 from penstock.context import tags
@@ -14,7 +16,10 @@ from penstock.states import State
 from penstock.task_runners import base as _runners
 from penstock.tasks import Task, task
 
-_runners.open_session = _Session  # a runner may not import what stands above it
+# A runner may not import what stands above it.
+_runners.open_session = _Session
+_runners.open_home = _visit.Home
+_runners.preparations.append(_interrupt.arm_alarm)
 
 __all__ = [
     "Flow",

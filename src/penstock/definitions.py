@@ -238,6 +238,7 @@ class Definition:
             hooks=self._hooks,
             log_prints=logs_prints,
             version=self.version,
+            portable=self._portable_function(),
         )
 
     def _key(self) -> str:
@@ -267,24 +268,32 @@ class Definition:
             if getattr(self._bound, self.__name__, None) == self:
                 return getattr, (self._bound, self.__name__)
             return _bind_again, (self._original, self._bound)
-        named = _lookup(self.__module__, self.__qualname__)
-        if named is self:
+        if _lookup(self.__module__, self.__qualname__) is self:
             return _lookup, (self.__module__, self.__qualname__)
+        return _rebuild, (type(self), self._portable_function(), self._method_kind, self._options, self._hooks)
+
+    def _portable_function(self) -> Any:
+        """What to pickle for the function: a reference, if it can be found under its definition's name."""
+        named = _lookup(self.__module__, self.__qualname__)
         beside = isinstance(named, Definition) and named.fn is self.fn
-        fn = _FunctionOf(self.__module__, self.__qualname__) if beside else self.fn
-        return _rebuild, (type(self), fn, self._method_kind, self._options, self._hooks)
+        return _FunctionOf(self.__module__, self.__qualname__) if beside else self.fn
 
 
 class _FunctionOf(NamedTuple):
-    """A function that pickle cannot find by its name, because its definition has that name."""
+    """A function that pickle cannot find by its name, because its definition has that name. Unpickled, it is that."""
 
     module: str
     qualname: str
 
+    def __reduce__(self) -> Any:
+        return _function_of, (self.module, self.qualname)
+
+
+def _function_of(module: str, qualname: str) -> Any:
+    return _lookup(module, qualname).fn
+
 
 def _rebuild(cls: type[Definition], fn: Any, method_kind: Any, options: Any, hooks: Any) -> Definition:
-    if isinstance(fn, _FunctionOf):
-        fn = _lookup(*fn).fn
     return cls(fn if method_kind is None else method_kind(fn), **{**options, **hooks})
 
 

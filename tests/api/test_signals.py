@@ -46,7 +46,7 @@ stuck = task(name="stuck")(lambda: time.sleep(60))
 class Program:
     """A Python script in a process of its own, with a store of its own."""
 
-    def __init__(self, directory: Path, code: str, grace: float | None = 0.2, **variables: str) -> None:
+    def __init__(self, directory: Path, code: str, grace: float | None = 0.5, **variables: str) -> None:
         script = directory / "script.py"
         script.write_text(PRELUDE + textwrap.dedent(code))
         self.home = directory / "home"

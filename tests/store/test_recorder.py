@@ -407,9 +407,9 @@ def test_what_cannot_be_stored_in_the_end_is_reported(
     recorder.log(LogRow(run_row(1).id, 1.0, 20, "x", "y"))
     assert not recorder.barrier()
     before = store.offers
-    recorder.close(timeout=0.12)
+    recorder.close(timeout=0.3)
     assert store.closed
-    assert (store.offers - before > 1) == again
+    assert (store.offers - before > 2) == again  # one attempt may be repeated at once, in case the store just vanished
     assert warnings(caplog)[1:] == ["2 records were lost while runs could not be recorded"]
 
 

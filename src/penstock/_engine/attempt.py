@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock._core.machine import RETURNED, RUN, STARTED, Event, step
 from penstock._core.outcome import Outcome
-from penstock._engine import interrupt, signals
+from penstock._engine import interrupt, signals, travel
 from penstock._engine.context import current_run
 from penstock._engine.requests import deliver
 from penstock.exceptions import (
@@ -29,18 +29,30 @@ if TYPE_CHECKING:
     import asyncio
     from concurrent.futures import Future as StandardFuture
 
+    from penstock._core.serial import Packed
     from penstock._engine.clock import Timer
     from penstock._engine.run import Run
     from penstock.futures import Gate
-    from penstock.task_runners.base import LoopSlot, Worker
+    from penstock.task_runners.base import Away, LoopSlot, Worker
 
 
 class Call:
     """One attempt at a run's body, as a runner sees it: to be performed once, and reported on once."""
 
     __slots__ = (
-        *("asyncio_task", "cancelled", "claimed", "ended", "expired", "gate", "loop_thread", "on_worker", "outer"),
-        *("run", "slot", "stopping", "thread", "timer", "worker"),
+        *(
+            "asyncio_task",
+            "away",
+            "cancelled",
+            "claimed",
+            "ended",
+            "expired",
+            "gate",
+            "loop_thread",
+            "on_worker",
+            "outer",
+        ),
+        *("on_worker", "outer", "run", "slot", "stopping", "thread", "timer", "worker"),
     )
 
     def __init__(self, run: Run) -> None:
@@ -52,6 +64,7 @@ class Call:
         self.thread: int | None = None  # where a synchronous body is running
         self.loop_thread: int | None = None  # of the event loop that runs it
         self.asyncio_task: asyncio.Task[Any] | None = None  # in which an asynchronous body is running
+        self.away: Away | None = None  # the process that executes it
         self.outer: Call | None = None  # the body that the thread was in before
         self.gate: Gate | None = None  # where the body is blocked while it waits for the engine
         self.stopping = False  # the body has been asked to stop
@@ -95,6 +108,55 @@ class Call:
         """The runner that executed the call has its outcome, or has lost it."""
         self.run.engine.receive(self, result)
 
+    # --- bodies in other processes ------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> str:
+        return self.run.plan.key
+
+    @property
+    def in_a_hurry(self) -> bool:
+        """Whether its beginning matters to others than itself: a time limit starts then, or a hook is to be called."""
+        plan = self.run.plan
+        return plan.timeout is not None or bool(plan.hooks["on_running"])
+
+    @property
+    def may_block(self) -> bool:
+        """Whether what follows the body calls user code, which may wait for other runs."""
+        return any(self.run.plan.hooks.values()) or self.run.plan.condition is not None
+
+    def pack(self) -> tuple[Packed, Packed]:
+        """What to send: what all calls of this task have in common, and the rest. Raises `SerializationError`."""
+        plan = self.run.plan
+        if plan.household is None:
+            plan.household = travel.pack_household(self.run)
+        return plan.household, travel.pack_visit(self)
+
+    def start_away(self) -> bool:
+        """The body is next, in another process; False if the run has been cancelled meanwhile."""
+        if not self.begin():
+            return False
+        self.run.engine.about_to_run(self.run)
+        return True
+
+    def arrive(self, report: Any) -> None:
+        """The body has ended in another process."""
+        self.run.engine.arrive(self, report)
+
+    def lose(self, error: BaseException) -> None:
+        """The process that executed the body is gone."""
+        self.run.engine.lose(self, error)
+
+    def refuse(self, error: BaseException) -> None:
+        """The body cannot be executed there."""
+        self.run.engine.refuse(self, error)
+
+    def note(self, message: Any) -> None:
+        """Something that the body has sent home."""
+        self.run.engine.note(message)
+
+    # --- the attempt ----------------------------------------------------------------------------------------------
+
     def begin(self) -> bool:
         """Take the call and start the attempt; False if somebody else has, or if the run is cancelled."""
         run = self.run
@@ -137,7 +199,9 @@ class Call:
                 return False
             self.stopping = True
             gate = self.gate
-        if gate is not None:
+        if self.away is not None:
+            self.away.ask_to_stop(self)
+        elif gate is not None:
             gate.open()
         elif self.asyncio_task is not None:
             self._cancel_soon(self.asyncio_task)

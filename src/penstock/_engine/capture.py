@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from penstock._engine.context import current_run
@@ -71,11 +72,15 @@ def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
     return record
 
 
-def _text(record: logging.LogRecord) -> str:
+def _message(record: logging.LogRecord) -> str:
     try:
-        text = record.getMessage()
+        return record.getMessage()
     except Exception as error:  # logging reports it through its handlers; the record keeps what there is
-        text = f"{record.msg} (cannot be formatted: {error})"
+        return f"{record.msg} (cannot be formatted: {error})"
+
+
+def _text(record: logging.LogRecord) -> str:
+    text = _message(record)
     if record.exc_info and record.exc_info[0] is not None:
         text += "\n" + logging.Formatter().formatException(record.exc_info)
     return text
@@ -90,3 +95,57 @@ def _dispatch_print(
         return
     text = (" " if sep is None else sep).join(map(str, values))
     logging.getLogger(f"penstock.{run.plan.kind}_runs").info("%s", text)
+
+
+# --- between processes ------------------------------------------------------------------------------------------------
+
+
+def levels() -> dict[str, int]:
+    """The levels that this process's loggers have been given: a worker must neither drop nor add lines."""
+    named = logging.root.manager.loggerDict.items()
+    found = {name: logger.level for name, logger in named if isinstance(logger, logging.Logger) and logger.level}
+    return {"root": logging.root.level, **found}
+
+
+def forward(at_home: dict[str, int], send_home: Callable[[Any], object]) -> None:
+    """In a worker: log lines go home, where the handlers are."""
+    for name, level in at_home.items():
+        logging.getLogger(None if name == "root" else name).setLevel(level)
+    for handler in logging.root.handlers:
+        if isinstance(handler, _Forwarder):
+            handler.send_home = send_home
+            return
+    logging.root.addHandler(_Forwarder(send_home))
+
+
+class _Forwarder(logging.Handler):
+    def __init__(self, send_home: Callable[[Any], object]) -> None:
+        super().__init__()
+        self.send_home = send_home
+
+    def emit(self, record: logging.LogRecord) -> None:
+        run = current_run.get()
+        if run is not None:
+            self.send_home(("log", as_hex(run.id), _portable(record)))
+
+
+def _portable(record: logging.LogRecord) -> dict[str, Any]:
+    """The attributes of a record as plain values."""
+    facts = {name: value if type(value) in _PLAIN else str(value) for name, value in record.__dict__.items()}
+    if record.exc_info and record.exc_info[0] is not None:
+        facts["exc_text"] = logging.Formatter().formatException(record.exc_info)
+    facts.update(msg=_message(record), args=None, exc_info=None)
+    return facts
+
+
+_PLAIN = (type(None), bool, int, float, str)
+
+
+def arrived(run_id: str, facts: dict[str, Any]) -> LogRow:
+    """At home: hand a worker's line to the handlers; returns what to record."""
+    record = logging.makeLogRecord(facts)
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
+    text = f"{record.msg}\n{record.exc_text}" if record.exc_text else record.msg
+    return LogRow(run_id, record.created, record.levelno, record.name, text)

@@ -21,6 +21,7 @@ from penstock.exceptions import CancelSignal, TerminationSignal
 from penstock.futures import Gate, loop_waiter
 
 if TYPE_CHECKING:
+    from penstock._engine.lifecycle import Life
     from penstock._engine.run import Driver, Run
 
 
@@ -33,13 +34,13 @@ def _wait_for_answer(run: Run, request: Any) -> bool:
         return True
 
 
-def _take_over(run: Run, driver: Driver) -> None:
+def _take_over(run: Run, driver: Driver, life: Callable[[Run], Life] = lifecycle) -> None:
     """From here on the run's parent waits for it; raises `RuntimeError` if the parent has ended."""
     if run.parent is not None:
         run.parent.adopt(run)
     run.engine.recorder.touch(run)
     run.driver = driver
-    run.lifecycle = lifecycle(run)
+    run.lifecycle = life(run)
 
 
 # --- callbacks: submitted runs ----------------------------------------------------------------------------------
@@ -95,10 +96,11 @@ def _go_on(run: Run, value: Any) -> None:
 class Blocking:
     """Goes on with a run in the calling thread, which waits whenever the run has to."""
 
-    __slots__ = ("_advice", "_answer", "_gate", "escaped")
+    __slots__ = ("_advice", "_answer", "_gate", "_life", "escaped")
 
-    def __init__(self, advice: str = waiting.ADVICE) -> None:
+    def __init__(self, advice: str = waiting.ADVICE, life: Callable[[Run], Life] = lifecycle) -> None:
         self._advice = advice
+        self._life = life
         self.escaped: BaseException | None = None  # what must go on to the caller besides the run's own outcome
 
     def drive(self, run: Run) -> None:
@@ -109,7 +111,7 @@ class Blocking:
 
     def begin(self, run: Run) -> Any:
         """Start the lifecycle; its first request."""
-        _take_over(run, self)
+        _take_over(run, self, self._life)
         return _next_request(run, None)
 
     def go_on(self, run: Run, value: Any) -> Any:

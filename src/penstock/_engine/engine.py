@@ -22,17 +22,20 @@ from penstock._core import graph
 from penstock._core.binding import render_name, short_parameters
 from penstock._core.machine import Command, Event, step
 from penstock._core.outcome import Outcome
+from penstock._engine import capture, drive, interrupt, limits, loop
 from penstock._engine import clock as clocks
-from penstock._engine import drive, interrupt, limits, loop
 from penstock._engine.attempt import Call, run_body_async, timeout_error
 from penstock._engine.context import current_run, current_tags
 from penstock._engine.ids import id_block
 from penstock._engine.plan import Plan
+from penstock._engine.record import Foreign
 from penstock._engine.requests import deliver
 from penstock._engine.run import Child, Run
+from penstock._engine.travel import Report, Unseen
 from penstock._engine.upstream import promise_of, value_of
 from penstock.exceptions import CrashedRun, WorkerLost
 from penstock.futures import Future
+from penstock.store.base import Batch
 from penstock.task_runners.base import here
 
 if TYPE_CHECKING:
@@ -182,11 +185,46 @@ class Engine:
         """The outcome of a call that was executed elsewhere; an exception means that it was lost on the way."""
         error = result.exception() if not result.cancelled() else None
         if error is not None:
-            call.begin()  # a lost attempt counts, also if its worker died before it could enter the body
+            self.lose(call, error)
+        else:
+            call.report(None if result.cancelled() else result.result())
+
+    def lose(self, call: Call, error: BaseException) -> None:
+        """Whatever executed the call is gone: because it was to be stopped so, or by itself."""
+        call.begin()  # a lost attempt counts, also if its worker died before it could enter the body
+        call.end()
+        if call.expired:
+            outcome = Outcome(Event.TIMED_OUT, error=timeout_error(call.run))
+        elif call.stopping:
+            outcome = Outcome(Event.STOPPED)
+        else:
+            outcome = Outcome(Event.LOST, error=_lost_error(error))
+        deliver(call.run, call, outcome)
+
+    def refuse(self, call: Call, error: BaseException) -> None:
+        """The call could not be sent to where it was to be executed."""
+        if call.claimed or call.begin():
             call.end()
-            deliver(call.run, call, Outcome(Event.LOST, error=_lost_error(error)))
+            deliver(call.run, call, Outcome(Event.RAISED, error=error))
+
+    def arrive(self, call: Call, report: Report) -> None:
+        """The report of a visit to another process."""
+        if not call.claimed and not call.begin():
             return
-        call.report(None if result.cancelled() else result.result())
+        call.end()
+        self.failures.extend(Unseen(stray) for stray in report.strays)  # type: ignore[misc]
+        expired = Outcome(Event.TIMED_OUT, error=timeout_error(call.run)) if call.expired else None
+        deliver(call.run, call, expired or report.outcome)
+
+    def note(self, message: Any) -> None:
+        """What a visiting body has sent home meanwhile."""
+        if message[0] == "log":
+            self.recorder.log(capture.arrived(*message[1:]))
+        else:
+            batch = Batch(*message[1])
+            for row in batch.runs:
+                self._count(row.kind, row.attempts, row.status)
+            self.recorder.add(Foreign(batch))
 
     def _execute_apart(self, call: Call) -> None:
         """A submitted flow's body has a thread of its own, and takes no slot of any runner."""
@@ -243,6 +281,9 @@ class Engine:
 
     def expire(self, call: Call) -> None:
         """The time of an attempt is over."""
+        if call.away is not None:
+            call.away.kill(call)
+            return
         of_flow = call.run.plan.kind == "flow"
         grace = self.settings.cancel_grace_seconds if of_flow else self.settings.timeout_grace_seconds
         self.stop(call.run, grace)
@@ -252,6 +293,9 @@ class Engine:
         run = call.run
         with run.lock:
             if call.ended or run.call is not call:
+                return
+            if call.away is not None:
+                call.away.kill(call)
                 return
             waited_for = run.pending is call
         place = interrupt.where(call)
@@ -311,12 +355,15 @@ class Engine:
 
     def count(self, run: Run) -> None:
         """Note how a run below the root has ended, for the root's last line."""
+        self._count(run.plan.kind, run.attempt, run.status.name)
+
+    def _count(self, kind: str, attempts: int, status: str) -> None:
         with self._counting:
-            self._counts["task run" if run.plan.kind == "task" else "subflow run"] += 1
-            if run.attempt > 1:
+            self._counts["task run" if kind == "task" else "subflow run"] += 1
+            if attempts > 1:
                 self._counts["retried"] += 1
-            if run.failed:
-                self._counts[run.status.name.lower()] += 1
+            if status != "COMPLETED":
+                self._counts[status.lower()] += 1
 
     def summary(self, run: Run) -> str:
         """One sentence about how the root run ended."""

@@ -45,6 +45,26 @@ class Snapshot:
         batch.runs.append(self._row)
 
 
+class Foreign:
+    """Rows that were made in another process."""
+
+    __slots__ = ("_batch",)
+
+    unstarted = False
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+
+    def taken(self, ticket: object) -> Foreign:
+        return self
+
+    def rows(self, batch: Batch) -> None:
+        batch.runs.extend(self._batch.runs)
+        batch.attempts.extend(self._batch.attempts)
+        batch.edges.extend(self._batch.edges)
+        batch.logs.extend(self._batch.logs)
+
+
 def _row(run: Run) -> RunRow:
     plan, status, parent, engine = run.plan, run.status, run.parent, run.engine
     error = run.error

@@ -166,6 +166,7 @@ class Recorder:
         self._window = window
         self._bound = backlog
         self._store: Store | None = None
+        self._began_afresh = False  # the store has vanished once, which has been said
         self._queue: deque[Ticket | LogRow | _Marker] = deque()
         self._put = self._queue.append
         self._start_afresh()
@@ -206,13 +207,17 @@ class Recorder:
             if run.ticket is not None:
                 run.ticket[0] = snapshot
                 return
-        self._put([snapshot])
-        if self._asleep:
-            self._wake()
+        self.add(snapshot)
 
     def log(self, row: LogRow) -> None:
         """Record a log line. Never blocks."""
         self._put(row)
+        if self._asleep:
+            self._wake()
+
+    def add(self, rows: Recordable) -> None:
+        """Record rows that are complete. Never blocks."""
+        self._put([rows])
         if self._asleep:
             self._wake()
 
@@ -377,14 +382,29 @@ class Recorder:
             self._offer_backlog()
             if batch.size:
                 self._write(batch)
-                self._offer_backlog()  # again: a store that began afresh needs the live runs
-        except Exception as error:
+        except StoreLocked as error:
             self._backlog.add(batch)
-            self._backlog.trim(self._bound)
-            self._failed(error)
-            return False
+            return self._keep_for_later(error)
+        except Exception:
+            self._backlog.add(batch)
+        return self._catch_up()
+
+    def _catch_up(self) -> bool:
+        """Write what is left over: the live runs for a store that began afresh, or, once more, what did not go in.
+
+        A second attempt at once, because a store that is being deleted takes nothing just for a moment.
+        """
+        try:
+            self._offer_backlog()
+        except Exception as error:
+            return self._keep_for_later(error)
         self._recovered()
         return True
+
+    def _keep_for_later(self, error: Exception) -> bool:
+        self._backlog.trim(self._bound)
+        self._failed(error)
+        return False
 
     def _offer_backlog(self) -> None:
         while self._backlog.size:
@@ -401,10 +421,12 @@ class Recorder:
         self._remember_live(batch)
         if self._generation != self._store.generation:
             self._generation = self._store.generation
-            _logger.warning(
-                "The run store was deleted or replaced: what had been recorded there is gone, runs that go on are"
-                " recorded anew"
-            )
+            if self._trouble is None and not self._began_afresh:  # else that has been said
+                self._began_afresh = True
+                _logger.warning(
+                    "The run store was deleted or replaced: what had been recorded there is gone, runs that go on are"
+                    " recorded anew"
+                )
             for row in self._live.values():  # what is in the backlog is newer
                 self._backlog.runs.setdefault(row.id, row)
 

@@ -73,6 +73,18 @@ class Worker(Protocol):
         ...
 
 
+class Away(Protocol):
+    """The process that executes a call."""
+
+    def ask_to_stop(self, call: Any) -> None:
+        """Interrupt the body. Does not block."""
+        ...
+
+    def kill(self, call: Any) -> None:
+        """End the process, whatever the body does; the call is then lost. Does not block."""
+        ...
+
+
 class _Here(threading.local):
     """What this thread is to the engine."""
 
@@ -202,3 +214,16 @@ def _no_sessions(runner: TaskRunner) -> Any:
 
 open_session: Any = _no_sessions
 """Makes the run that stands for a runner used alone. Set by `penstock`: a runner may not import what is above it."""
+
+open_home: Any = None
+"""In a worker process, makes what receives the visits of a household. Set by `penstock`, for the same reason."""
+
+
+def prepare_worker() -> None:
+    """In a worker process: let bodies on the main thread be interrupted, in the operating system's calls too."""
+    for prepare in preparations:
+        prepare()
+
+
+preparations: list[Callable[[], None]] = []
+"""What has to be done first in a worker process. Added to by `penstock`."""

@@ -1,7 +1,7 @@
 """What every task runner must do, as checks that can be run against any of them.
 
-They are about runners that execute in this process; nothing in them depends on how many bodies run at once, so a
-runner with one slot passes, and so does one that executes in the submitting thread.
+Nothing in them depends on how many bodies run at once, or where: a runner with one slot passes, and so does one that
+executes in the submitting thread, or in other processes. What a runner says that it cannot do is not asked of it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from penstock.tasks import task
 from penstock.testing.isolation import isolated_store
 
 Make = Callable[[], TaskRunner]
-Check = Callable[[TaskRunner], None]
-R = TypeVar("R")
 
 SECONDS = 30.0  # for one check: a runner that hangs fails
 
@@ -63,45 +61,6 @@ def run_check(check: Check, make: Callable[[], TaskRunner]) -> None:
         raise errors[0]
 
 
-def _in_flow(runner: TaskRunner, body: Callable[[], R]) -> R:
-    """Call `body` as the body of a flow that uses `runner`."""
-    result: R = flow(name="check", task_runner=runner)(body)()
-    return result
-
-
-def _users(function: Callable[..., R]) -> Callable[..., R]:
-    """Declare a body that is to be interrupted to be a user's: code of this package is left alone otherwise."""
-    mark_safe(function)
-    return function
-
-
-def _same(got: object, expected: object) -> None:
-    assert got == expected, f"expected {expected!r:.1000}, got {got!r:.1000}"
-
-
-# --- tasks for the checks ---------------------------------------------------------------------------------------------
-
-
-@task(name="echo")
-def _echo(value: Any) -> Any:
-    return value
-
-
-@task(name="add")
-def _add(a: int, b: int = 1) -> int:
-    return a + b
-
-
-@task(name="fail")
-def _fail(error: BaseException) -> None:
-    raise error
-
-
-@task(name="say")
-async def _say(value: Any) -> Any:
-    return value
-
-
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
@@ -110,12 +69,12 @@ def returns_values(runner: TaskRunner) -> None:
     value = {"some": [1, 2, 3]}
 
     def body() -> Any:
-        future = _echo.submit(value)
+        future = echo.submit(value)
         future.wait()
         return future.state.result()
 
-    returned = _in_flow(runner, body)
-    _same(returned, value)
+    returned = in_flow(runner, body)
+    same(returned, value)
     assert returned is value or not runner.capabilities.shares_memory, "the result is a copy"
 
 
@@ -123,12 +82,12 @@ def completes_runs(runner: TaskRunner) -> None:
     """The state of a run that returned is Completed, and its future is done."""
 
     def body() -> None:
-        future = _echo.submit(None)
-        _same(future.result(), None)
-        _same((future.done(), future.cancelled(), future.exception()), (True, False, None))
-        _same((future.state.type, future.state.name), ("COMPLETED", "Completed"))
+        future = echo.submit(None)
+        same(future.result(), None)
+        same((future.done(), future.cancelled(), future.exception()), (True, False, None))
+        same((future.state.type, future.state.name), ("COMPLETED", "Completed"))
 
-    _in_flow(runner, body)
+    in_flow(runner, body)
 
 
 def starts_again_for_every_flow_run(runner: TaskRunner) -> None:
@@ -136,26 +95,26 @@ def starts_again_for_every_flow_run(runner: TaskRunner) -> None:
 
     @flow(task_runner=runner)
     def plus_one(number: int) -> Any:
-        return _add.submit(number).result()
+        return add.submit(number).result()
 
     for number in range(3):
-        _same(plus_one(number), number + 1)
+        same(plus_one(number), number + 1)
 
 
 def duplicates_are_equal(runner: TaskRunner) -> None:
     copy = runner.duplicate()
     assert type(copy) is type(runner) and copy is not runner, f"duplicate() gave {copy!r}"
-    _same(copy, runner)
-    _same(hash(copy), hash(runner))
+    same(copy, runner)
+    same(hash(copy), hash(runner))
     assert runner.name, "the runner has no name"
     assert runner.slots >= 1, f"slots: {runner.slots}"
 
 
 def executes_many_runs(runner: TaskRunner) -> None:
     def body() -> int:
-        return sum(_add.map(range(500)).result())
+        return sum(add.map(range(500)).result())
 
-    _same(_in_flow(runner, body), sum(range(1, 501)))
+    same(in_flow(runner, body), sum(range(1, 501)))
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -165,14 +124,14 @@ def fails_runs_with_their_own_exception(runner: TaskRunner) -> None:
     error = ValueError("boom")
 
     def body() -> Any:
-        future = _fail.submit(error)
+        future = fail.submit(error)
         found = future.exception()
-        _same((future.state.type, future.state.name), ("FAILED", "Failed"))
-        _same(future.state.message, "Task run encountered an exception ValueError: boom")
+        same((future.state.type, future.state.name), ("FAILED", "Failed"))
+        same(future.state.message, "Task run encountered an exception ValueError: boom")
         return found
 
-    found = _in_flow(runner, body)
-    _same((type(found), str(found)), (ValueError, "boom"))
+    found = in_flow(runner, body)
+    same((type(found), str(found)), (ValueError, "boom"))
     assert found is error or not runner.capabilities.shares_memory, "the exception is a copy"
 
 
@@ -181,30 +140,30 @@ def survives_base_exceptions(runner: TaskRunner) -> None:
 
     def body() -> None:
         for error in (SystemExit(3), GeneratorExit(), BaseException("odd")):
-            future = _fail.submit(error)
+            future = fail.submit(error)
             found = future.exception()
             assert isinstance(found, CrashedRun), f"{error!r} gave {found!r}"
-            _same(type(found.__cause__), type(error))
-            _same((future.state.type, future.state.name), ("CRASHED", "Crashed"))
-        _same(_echo.submit("still there").result(), "still there")
+            same(type(found.__cause__), type(error))
+            same((future.state.type, future.state.name), ("CRASHED", "Crashed"))
+        same(echo.submit("still there").result(), "still there")
 
-    _in_flow(runner, body)
+    in_flow(runner, body)
 
 
 def blocks_what_depends_on_failures(runner: TaskRunner) -> None:
     """What needs the value of a run that failed does not run, directly or down a chain."""
 
     def body() -> None:
-        bad = _fail.submit(ValueError("boom"))
-        blocked = _echo.submit(bad)
-        below = _echo.submit("x", wait_for=[blocked])
+        bad = fail.submit(ValueError("boom"))
+        blocked = echo.submit(bad)
+        below = echo.submit("x", wait_for=[blocked])
         for future in (blocked, below):
             error = future.exception()
             assert isinstance(error, UpstreamTaskError), f"expected UpstreamTaskError, got {error!r}"
-            _same(error.task_run_name, "fail-0")
-            _same((future.state.type, future.state.name), ("FAILED", "UpstreamFailed"))
+            same(error.task_run_name, "fail-0")
+            same((future.state.type, future.state.name), ("FAILED", "UpstreamFailed"))
 
-    _in_flow(runner, body)
+    in_flow(runner, body)
 
 
 def retries(runner: TaskRunner) -> None:
@@ -228,16 +187,16 @@ def retries(runner: TaskRunner) -> None:
     def body() -> tuple[int, BaseException | None]:
         return third_time_lucky.submit().result(), never.submit().exception()
 
-    value, error = _in_flow(runner, body)
-    _same((value, str(error)), (3, "never"))
-    _same(calls, [1, 2, 3, 0, 0])
+    value, error = in_flow(runner, body)
+    same((value, str(error)), (3, "never"))
+    same(calls, [1, 2, 3, 0, 0])
 
 
 def ends_bodies_that_take_too_long(runner: TaskRunner) -> None:
     """A run past its time limit is TimedOut within half a second, and the runner goes on."""
 
     @task(timeout_seconds=0.1)
-    @_users
+    @users
     def slow() -> None:
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
@@ -249,11 +208,11 @@ def ends_bodies_that_take_too_long(runner: TaskRunner) -> None:
         error = future.exception()
         took = time.monotonic() - before
         assert isinstance(error, TaskRunTimeoutError), f"expected TaskRunTimeoutError, got {error!r}"
-        _same((future.state.type, future.state.name), ("FAILED", "TimedOut"))
+        same((future.state.type, future.state.name), ("FAILED", "TimedOut"))
         assert took < 1.0, f"released after {took:.2f} s"
-        _same(_echo.submit("next").result(), "next")
+        same(echo.submit("next").result(), "next")
 
-    _in_flow(runner, body)
+    in_flow(runner, body)
 
 
 # --- dependencies -----------------------------------------------------------------------------------------------------
@@ -261,10 +220,10 @@ def ends_bodies_that_take_too_long(runner: TaskRunner) -> None:
 
 def replaces_futures_by_values(runner: TaskRunner) -> None:
     def body() -> Any:
-        one, two = _echo.submit(1), _say.submit(2)
-        return _echo.submit({"sum": [_add.submit(one, two)], "both": (one, two)}).result()
+        one, two = echo.submit(1), say.submit(2)
+        return echo.submit({"sum": [add.submit(one, two)], "both": (one, two)}).result()
 
-    _same(_in_flow(runner, body), {"sum": [3], "both": (1, 2)})
+    same(in_flow(runner, body), {"sum": [3], "both": (1, 2)})
 
 
 def waits_for_what_it_is_told_to(runner: TaskRunner) -> None:
@@ -279,18 +238,18 @@ def waits_for_what_it_is_told_to(runner: TaskRunner) -> None:
         second = note.map(["second", "second"], wait_for=[first])
         note.submit("third", wait_for=second).result()
 
-    _in_flow(runner, body)
-    _same(order, ["first", "second", "second", "third"])
+    in_flow(runner, body)
+    same(order, ["first", "second", "second", "third"])
 
 
 def goes_down_long_chains(runner: TaskRunner) -> None:
     def body() -> Any:
-        future = _add.submit(0)
+        future = add.submit(0)
         for _ in range(300):
-            future = _add.submit(future)
+            future = add.submit(future)
         return future.result()
 
-    _same(_in_flow(runner, body), 301)
+    same(in_flow(runner, body), 301)
 
 
 def maps(runner: TaskRunner) -> None:
@@ -305,8 +264,8 @@ def maps(runner: TaskRunner) -> None:
     def body() -> Any:
         return half.map([4, 1, 2]).result(raise_on_failure=False)
 
-    first, error, last = _in_flow(runner, body)
-    _same((first, str(error), last), (2, "1", 1))
+    first, error, last = in_flow(runner, body)
+    same((first, str(error), last), (2, "1", 1))
 
 
 def tells_when_runs_end(runner: TaskRunner) -> None:
@@ -314,14 +273,14 @@ def tells_when_runs_end(runner: TaskRunner) -> None:
     called: list[Future[Any]] = []
 
     def body() -> None:
-        futures = _add.map([1, 2, 3])
+        futures = add.map([1, 2, 3])
         for future in futures:
             future.add_done_callback(called.append)
-        _same(sorted(future.result() for future in as_completed(futures)), [2, 3, 4])
-        _same(wait(futures).done, set(futures))
+        same(sorted(future.result() for future in as_completed(futures)), [2, 3, 4])
+        same(wait(futures).done, set(futures))
 
-    _in_flow(runner, body)
-    _same(len(called), 3)
+    in_flow(runner, body)
+    same(len(called), 3)
 
 
 def ends_after_everything_submitted(runner: TaskRunner) -> None:
@@ -337,8 +296,8 @@ def ends_after_everything_submitted(runner: TaskRunner) -> None:
         slowly.submit()
         slowly.submit()
 
-    _in_flow(runner, body)
-    _same(ended, ["task", "task"])
+    in_flow(runner, body)
+    same(ended, ["task", "task"])
 
 
 # --- nesting ----------------------------------------------------------------------------------------------------------
@@ -354,7 +313,7 @@ def lets_tasks_submit_tasks(runner: TaskRunner) -> None:
         first, second = fibonacci.submit(n - 1), fibonacci.submit(n - 2)
         return first.result() + second.result()
 
-    _same(_in_flow(runner, lambda: fibonacci.submit(7).result()), 13)
+    same(in_flow(runner, lambda: fibonacci.submit(7).result()), 13)
 
 
 def lets_tasks_wait_for_chains(runner: TaskRunner) -> None:
@@ -362,22 +321,22 @@ def lets_tasks_wait_for_chains(runner: TaskRunner) -> None:
 
     @task
     def outer() -> Any:
-        ready = _add.submit(1)
-        return sum(_add.map([ready, ready]).result()) + _add.submit(_add.submit(ready)).result()
+        ready = add.submit(1)
+        return sum(add.map([ready, ready]).result()) + add.submit(add.submit(ready)).result()
 
-    _same(_in_flow(runner, lambda: outer.submit().result()), 10)
+    same(in_flow(runner, lambda: outer.submit().result()), 10)
 
 
 def runs_subflows_in_tasks(runner: TaskRunner) -> None:
     @flow(task_runner=runner)
     def inner(n: int) -> int:
-        return sum(_add.map(range(n)).result())
+        return sum(add.map(range(n)).result())
 
     @task
     def through(n: int) -> Any:
         return inner(n)
 
-    _same(_in_flow(runner, lambda: (inner(3), through.submit(2).result())), (6, 3))
+    same(in_flow(runner, lambda: (inner(3), through.submit(2).result())), (6, 3))
 
 
 # --- asynchronous tasks -----------------------------------------------------------------------------------------------
@@ -399,11 +358,11 @@ def runs_asynchronous_tasks(runner: TaskRunner) -> None:
         raise ValueError("async")
 
     def body() -> None:
-        _same(_say.map(["a", "b"]).result(), ["a", "b"])
-        _same(second_time.submit().result(), "second")
-        _same(str(bad.submit().exception()), "async")
+        same(say.map(["a", "b"]).result(), ["a", "b"])
+        same(second_time.submit().result(), "second")
+        same(str(bad.submit().exception()), "async")
 
-    _in_flow(runner, body)
+    in_flow(runner, body)
 
 
 def serves_asynchronous_flows(runner: TaskRunner) -> None:
@@ -411,10 +370,10 @@ def serves_asynchronous_flows(runner: TaskRunner) -> None:
     import asyncio
 
     async def body() -> list[Any]:
-        both = _add.submit(1), _say.submit(_add.submit(2))
+        both = add.submit(1), say.submit(add.submit(2))
         return [await future for future in both]
 
-    _same(asyncio.run(flow(name="check", task_runner=runner)(body)()), [2, 3])
+    same(asyncio.run(flow(name="check", task_runner=runner)(body)()), [2, 3])
 
 
 # --- context ----------------------------------------------------------------------------------------------------------
@@ -439,11 +398,11 @@ def carries_the_context(runner: TaskRunner) -> None:
             first = look.submit()
         _variable.set("second")
         second = look.submit()
-        _same(first.result(), ("first", ["around", "own"], "look-0"))
-        _same(second.result(), ("second", ["own"], "look-1"))
-        _same(_variable.get(), "second")
+        same(first.result(), ("first", ["around", "own"], "look-0"))
+        same(second.result(), ("second", ["own"], "look-1"))
+        same(_variable.get(), "second")
 
-    _in_flow(runner, body)
+    in_flow(runner, body)
 
 
 def records_log_lines(runner: TaskRunner) -> None:
@@ -458,12 +417,12 @@ def records_log_lines(runner: TaskRunner) -> None:
     logging.getLogger("elsewhere").addHandler(handler)
     try:
         with isolated_store() as store:
-            _in_flow(runner, lambda: talk.submit().result())
+            in_flow(runner, lambda: talk.submit().result())
     finally:
         logging.getLogger("elsewhere").removeHandler(handler)
     (root,) = store.runs()
     (child,) = store.children(root.id)
-    _same([line.message for line in store.logs(child.id)], ["line 0", "line 1", "line 2"])
+    same([line.message for line in store.logs(child.id)], ["line 0", "line 1", "line 2"])
 
 
 # --- cancellation -----------------------------------------------------------------------------------------------------
@@ -486,11 +445,11 @@ def cancels_runs_that_have_not_started(runner: TaskRunner) -> None:
         waiting = never.submit(wait_for=[gate.submit()])
         if not waiting.cancel():
             return  # it was executed at once
-        _same((waiting.state.type, waiting.state.name, waiting.cancelled()), ("CANCELLED", "Cancelled", True))
+        same((waiting.state.type, waiting.state.name, waiting.cancelled()), ("CANCELLED", "Cancelled", True))
         go_on.set()
-        _same((type(waiting.exception()), called), (CancelledRun, []))
+        same((type(waiting.exception()), called), (CancelledRun, []))
 
-    _in_flow(runner, body)
+    in_flow(runner, body)
 
 
 def cancels_runs_that_are_running(runner: TaskRunner) -> None:
@@ -499,7 +458,7 @@ def cancels_runs_that_are_running(runner: TaskRunner) -> None:
     seen: list[str] = []
 
     @task(retries=3)
-    @_users
+    @users
     def victim() -> str:
         if not submitted.wait(0.2):
             entered.set()
@@ -516,11 +475,11 @@ def cancels_runs_that_are_running(runner: TaskRunner) -> None:
         submitted.set()
         entered.wait()
         if future.cancel():
-            _same(type(future.exception()), CancelledRun)
-            _same((future.state.type, future.state.name, seen), ("CANCELLED", "Cancelled", ["finally"]))
-        _same(_echo.submit("next").result(), "next")
+            same(type(future.exception()), CancelledRun)
+            same((future.state.type, future.state.name, seen), ("CANCELLED", "Cancelled", ["finally"]))
+        same(echo.submit("next").result(), "next")
 
-    _in_flow(runner, body)
+    in_flow(runner, body)
 
 
 CHECKS: tuple[Check, ...] = (

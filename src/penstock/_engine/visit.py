@@ -1,0 +1,154 @@
+"""A body away from home: one attempt at a task, executed in a process that is not the flow's.
+
+The task may do all that it may do elsewhere: log, ask `runtime`, submit tasks (they run on threads of this process),
+call flows. What is to be recorded of that goes home as it happens; the outcome goes home last. What travels, and what
+stays at home, is said in `travel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from penstock._core.binding import Binder
+from penstock._core.machine import Event
+from penstock._core.outcome import Outcome
+from penstock._engine import capture, drive, ending
+from penstock._engine.attempt import Call
+from penstock._engine.context import current_tags
+from penstock._engine.engine import Engine
+from penstock._engine.plan import Plan
+from penstock._engine.run import Run
+from penstock._engine.travel import Ancestor, Household, Report, Stray, Visit
+from penstock.states import Status
+from penstock.store.base import Batch
+
+if TYPE_CHECKING:
+    from penstock._engine.lifecycle import Life
+    from penstock.task_runners.base import TaskRunner
+
+_HOOKS = ("on_running", "on_completion", "on_failure", "on_cancellation", "on_crashed")
+_NO_HOOKS: dict[str, list[Any]] = {name: [] for name in _HOOKS}
+
+
+class Relay:
+    """The recorder of a worker: what the runs below the visiting one have come to goes home."""
+
+    def __init__(self, send_home: Callable[[Any], object]) -> None:
+        self._send_home = send_home
+
+    def touch(self, run: Run) -> None: ...
+    def log(self, row: Any) -> None: ...  # log lines go home as log records: see `capture.forward`
+
+    def finish(self, run: Run, snapshot: Any) -> None:
+        batch = Batch.empty()
+        snapshot.rows(batch)
+        self._send_home(("rows", tuple(batch)))
+
+    def barrier(self, patience: float = 0.0) -> bool:
+        return True
+
+
+class Home:
+    """What this process keeps for the visits of one household. `visit` is for one thread at a time."""
+
+    def __init__(
+        self, household: Household, make_runner: Callable[[], TaskRunner], send_home: Callable[[Any], object]
+    ) -> None:
+        capture.install(household.settings.logging_level)
+        capture.forward(household.levels, send_home)
+        if household.log_prints:
+            capture.capture_prints()
+        self._engine = _engine_for(household, make_runner, Relay(send_home))
+        self._plan = _plan_for(household)
+        self._run: Run | None = None
+
+    def visit(self, facts: tuple[Any, ...]) -> Report:
+        """Call the body and see to everything that it leaves behind. Does not raise."""
+        engine, visit = self._engine, Visit._make(facts)
+        run = Run(visit.id, self._plan, engine, engine.root, visit.parameters, visit.tags)
+        run.custom_name, run.attempt = visit.run_name, visit.attempt - 1
+        run.context = copy_context()
+        run.context.run(current_tags.set, visit.context_tags)
+        self._run = run
+        started = engine.now()
+        drive.Blocking(advice="", life=_stay).drive(run)
+        self._run = None
+        engine.root.release(run)
+        unseen, engine.failures = [failed for failed in engine.failures if not ending.is_settled(failed)], []
+        strays = [Stray(run.id, run.plan.kind, run.name, run.created, run.error) for run in unseen if run.error]
+        return Report(_outcome(run), strays, started, engine.now())
+
+    def ask_to_stop(self, run_id: int) -> None:
+        """Interrupt the body of this run, if it is the one that goes on. May be called by any thread."""
+        run = self._run
+        if run is not None and run.id == run_id:
+            run.cancel()
+
+
+def _stay(run: Run) -> Life:
+    """The part of a lifecycle that takes place here."""
+    run.advance(Event.READY)
+    outcome = yield Call(run)
+    if outcome is not None and ending.leaves_something(run, outcome):
+        outcome = yield from ending.wind_up(run, outcome)
+    run.value = outcome
+    run.conclude()
+
+
+def _outcome(run: Run) -> Outcome:
+    if type(run.value) is Outcome:
+        return run.value
+    # Asked to stop before it could begin, or the engine has failed with it.
+    return Outcome(Event.STOPPED) if run.error is None else Outcome(Event.CRASHED, error=run.error)
+
+
+def _engine_for(household: Household, make_runner: Callable[[], TaskRunner], relay: Any) -> Engine:
+    """An engine whose root is the flow run at home: the visiting run is one of its runs, like any task run."""
+    engine: Engine | None = None
+    for ancestor in reversed([one for one in household.ancestors if one.kind == "flow"]):
+        engine = Engine(make_runner(), relay, household.settings, engine)
+        engine.root = _stand_in(engine, ancestor)
+        engine.logs_prints = household.log_prints
+    assert engine is not None  # only a flow run has a runner of its own
+    return engine
+
+
+def _stand_in(engine: Engine, ancestor: Ancestor) -> Run:
+    """A run that goes on at home."""
+    plan = Plan(
+        kind=ancestor.kind,
+        definition=None,
+        name=ancestor.name,
+        key=ancestor.key,
+        fn=_nowhere,
+        binder=Binder(_nowhere),
+        version=ancestor.version,
+        hooks=_NO_HOOKS,
+    )
+    parent = None if engine.outer is None else engine.outer.root
+    run = Run(ancestor.id, plan, engine, parent, ancestor.parameters, ancestor.tags)
+    run.custom_name, run.created, run.attempt = ancestor.run_name, ancestor.created, ancestor.attempt
+    run.status = Status.RUNNING  # as far as this process can know
+    return run
+
+
+def _plan_for(household: Household) -> Plan:
+    return Plan(
+        kind="task",
+        definition=None,
+        name=household.name,
+        key=household.key,
+        fn=household.fn,
+        binder=Binder(household.fn),
+        is_async=household.is_async,
+        is_generator=household.is_generator,
+        log_prints=household.log_prints,
+        version=household.version,
+        hooks=_NO_HOOKS,
+    )
+
+
+def _nowhere() -> None:
+    """The body of a run that is executed elsewhere."""

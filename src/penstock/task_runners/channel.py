@@ -1,0 +1,124 @@
+"""Messages between a process and its workers, over a socket that only the two of them have.
+
+A message is a pickled tuple of plain data, in which pickles of the user's values are bytes: reading a message never
+executes anybody's code. Large buffers lie in anonymous memory whose descriptors travel with the message. The kernel
+frees such memory when the last process that has it is gone, however it went: there is nothing to clean up.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import select
+import socket
+import struct
+import tempfile
+import threading
+from collections import deque
+from typing import Any
+
+from penstock._core.serial import Packed
+
+_HEADER = struct.Struct("!QH")  # bytes of the message, descriptors that belong to it
+_CHUNK = 1 << 18
+_MOST_DESCRIPTORS = 200  # in one message; the kernel takes 253
+
+
+class Channel:
+    """One end. `send` is thread-safe; `receive` is for one thread."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._sending = threading.Lock()
+        self._data = bytearray()
+        self._descriptors: deque[int] = deque()
+
+    @property
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, message: Any, descriptors: list[int] | None = None) -> None:
+        """Raises `OSError` if the other end is gone."""
+        body = pickle.dumps(message, 5)
+        header = _HEADER.pack(len(body), len(descriptors or ()))
+        with self._sending:
+            if descriptors:
+                socket.send_fds(self._socket, [header], descriptors)
+                self._socket.sendall(body)
+            else:
+                self._socket.sendall(header + body)
+
+    def receive(self, timeout: float | None = None) -> Any:
+        """The next message with its descriptors; None after `timeout` seconds; raises `EOFError` at the end."""
+        while True:
+            message = self._next_message()
+            if message is not None:
+                return message
+            if timeout is not None and not select.select([self._socket], [], [], timeout)[0]:
+                return None
+            self._read()
+
+    def _read(self) -> None:
+        data, descriptors, _, _ = socket.recv_fds(self._socket, _CHUNK, _MOST_DESCRIPTORS)
+        self._descriptors.extend(descriptors)
+        if not data:
+            raise EOFError
+        self._data += data
+
+    def _next_message(self) -> Any:
+        if len(self._data) < _HEADER.size:
+            return None
+        size, count = _HEADER.unpack_from(self._data)
+        end = _HEADER.size + size
+        if len(self._data) < end:
+            return None
+        message = pickle.loads(memoryview(self._data)[_HEADER.size : end])
+        del self._data[:end]
+        return message, [self._descriptors.popleft() for _ in range(count)]
+
+    def close(self) -> None:
+        self._socket.close()
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
+
+
+def lay_out(packed: Packed) -> list[int]:
+    """Copy the buffers of a pickle into anonymous memory; the descriptors, which the caller must close."""
+    descriptors: list[int] = []
+    try:
+        for buffer in packed.buffers:
+            descriptor = _anonymous()
+            descriptors.append(descriptor)
+            rest = buffer.raw()
+            while rest.nbytes:
+                rest = rest[os.write(descriptor, rest) :]
+    except BaseException:
+        close_all(descriptors)
+        raise
+    return descriptors
+
+
+def pick_up(data: bytes, descriptors: list[int]) -> Packed:
+    """The pickle again, with its buffers mapped: nothing is copied until somebody writes. Closes the descriptors."""
+    try:
+        return Packed(data, [_mapped(descriptor) for descriptor in descriptors])
+    finally:
+        close_all(descriptors)
+
+
+def close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _anonymous() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("penstock")
+    with tempfile.TemporaryFile() as file:  # has no name, so it is gone with its last descriptor
+        return os.dup(file.fileno())
+
+
+def _mapped(descriptor: int) -> mmap.mmap:
+    size = os.fstat(descriptor).st_size
+    return mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)

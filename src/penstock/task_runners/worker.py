@@ -1,0 +1,211 @@
+"""A worker process of `ProcessPoolTaskRunner`: executes calls one after another until its parent is gone.
+
+The main thread executes bodies, so that signals reach them; another thread reads what the parent sends, so that a body
+can be asked to stop, and calls that have not begun can be taken back.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections import OrderedDict, deque
+from queue import SimpleQueue
+from typing import Any
+
+from penstock._core import serial
+from penstock.exceptions import FailedRun, SerializationError
+from penstock.task_runners import base
+from penstock.task_runners.channel import Channel, close_all, lay_out, pick_up
+from penstock.task_runners.threads import ThreadPoolTaskRunner
+
+_HOUSEHOLDS = 64  # kept: a household's function and its flow run's facts
+_TRUSTED = ("builtins", "numpy", "datetime", "decimal", "collections", "pathlib", "uuid", "fractions")
+
+
+def main(descriptor: int) -> None:
+    """The whole life of a worker; does not return."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
+    die_with_parent()
+    channel = Channel(socket.socket(fileno=descriptor))
+    try:
+        worker = Worker(channel)
+        worker.prepare()
+        worker.work()
+    except (EOFError, OSError):
+        os._exit(1)  # the parent is gone
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def die_with_parent() -> None:
+    """Where the system offers it: then not even a body that keeps the interpreter lock outlives the parent."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+
+
+class Worker:
+    """What the two threads share."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._calls: deque[tuple[int, int, bytes, list[int]]] = deque()
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._packed_homes: dict[int, bytes] = {}
+        self._homes: OrderedDict[int, Any] = OrderedDict()
+        self._current: tuple[Any, int] | None = None
+        self._ending = False
+
+    def prepare(self) -> None:
+        """Be like the parent, run the initializer, say that it is done."""
+        (_, path, data), descriptors = self._channel.receive()
+        sys.path[:] = path
+        base.prepare_worker()
+        try:
+            initializer, arguments = serial.unpack(pick_up(data, descriptors))
+            if initializer is not None:
+                initializer(*arguments)
+        except BaseException as error:
+            self._channel.send(("unfit", *_packed_error(error)))
+            raise EOFError from None
+        self._channel.send(("ready",))
+        threading.Thread(target=self._read, name="penstock-reader", daemon=True).start()
+
+    # --- the reading thread ---------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        try:
+            while True:
+                message, descriptors = self._channel.receive()
+                getattr(self, f"_on_{message[0]}")(descriptors, *message[1:])
+        except (EOFError, OSError):
+            os._exit(1)
+
+    def _on_home(self, descriptors: list[int], key: int, data: bytes) -> None:
+        close_all(descriptors)
+        self._packed_homes[key] = data
+
+    def _on_call(self, descriptors: list[int], number: int, home: int, data: bytes) -> None:
+        self._calls.append((number, home, data, descriptors))
+        self._bell.put(None)
+
+    def _on_calls(self, descriptors: list[int], calls: list[tuple[int, int, bytes]]) -> None:
+        self._calls.extend((*call, []) for call in calls)
+        for _ in calls:
+            self._bell.put(None)
+
+    def _on_stop(self, descriptors: list[int], number: int, run_id: int) -> None:
+        current = self._current
+        if current is not None and current[1] == number:
+            current[0].ask_to_stop(run_id)
+
+    def _on_end(self, descriptors: list[int]) -> None:
+        self._ending = True
+        self._bell.put(None)
+
+    # --- the main thread ------------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        while not self._ending:
+            self._bell.get()
+            if self._calls:
+                self._execute(*self._calls.popleft())
+
+    def _execute(self, number: int, home_key: int, data: bytes, descriptors: list[int]) -> None:
+        try:
+            home = self._home(home_key)
+            visit = serial.unpack(pick_up(data, descriptors))
+        except BaseException as error:
+            self._channel.send(("refused", number, *_packed_error(error)))
+            return
+        self._current = home, number
+        report = home.visit(visit)
+        self._current = None
+        self._report(number, report)
+
+    def _home(self, key: int) -> Any:
+        home = self._homes.get(key)
+        if home is None:
+            home = base.open_home(pickle.loads(self._packed_homes[key]), ThreadPoolTaskRunner, self._send_home)
+            self._homes[key] = home
+            if len(self._homes) > _HOUSEHOLDS:
+                self._homes.popitem(last=False)
+        return home
+
+    def _send_home(self, message: Any) -> None:
+        self._channel.send(("note", message))
+
+    def _report(self, number: int, report: Any) -> None:
+        try:
+            packed = pack_report(report)
+        except BaseException as error:
+            self._channel.send(("refused", number, *_packed_error(error)))
+            return
+        descriptors = lay_out(packed)
+        self._channel.send(("done", number, packed.data), descriptors)
+        close_all(descriptors)
+
+
+def pack_report(report: Any) -> serial.Packed:
+    """What the parent can rebuild without harm: values of foreign types are rebuilt here first, as a trial."""
+    outcome = report.outcome
+    if outcome.error is not None:
+        outcome.error = portable_error(outcome.error)
+    strays = [stray._replace(error=portable_error(stray.error)) for stray in report.strays]
+    try:
+        packed = serial.pack(report._replace(strays=strays), "return value")
+    except SerializationError:
+        serial.pack(outcome.value, "return value")  # said again, with a path that begins at the value
+        raise
+    if not _is_trusted(outcome.value):
+        try:
+            serial.unpack(packed)
+        except Exception as error:
+            raise SerializationError(
+                f"return value cannot be rebuilt: {type(error).__name__}: {error}", path="return value"
+            ) from error
+    return packed
+
+
+def _is_trusted(value: Any) -> bool:
+    kind = type(value)
+    if kind in (list, tuple, set, frozenset):
+        return all(_is_trusted(item) for item in value) if len(value) < 100 else False
+    return kind.__module__.partition(".")[0] in _TRUSTED and kind is not dict
+
+
+def portable_error(error: BaseException) -> BaseException:
+    """The exception with its traceback as a note; a `FailedRun` that tells of it, if it cannot be sent."""
+    substitute = FailedRun(f"{type(error).__qualname__}: {_text(error)}")
+    text = _traceback(error)
+    substitute.add_note(text)
+    try:
+        error.add_note(text)
+        rebuilt = serial.unpack(serial.pack(error, "exception"))
+    except Exception:
+        return substitute
+    return error if type(rebuilt).__qualname__ == type(error).__qualname__ else substitute
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return "In the worker process:\n" + "".join(traceback.format_exception(error)).rstrip()
+    except Exception as broken:
+        return f"In the worker process (its traceback cannot be shown: {type(broken).__name__})"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"(its text cannot be shown: {type(broken).__name__})"
+
+
+def _packed_error(error: BaseException) -> tuple[bytes]:
+    return (serial.pack(portable_error(error), "exception").data,)
