@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import time
 import tracemalloc
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Reading, compare, process_cpu, process_time, python, timed
 from penstock import flow, task
-from penstock.task_runners import ThreadPoolTaskRunner
+from penstock.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 TASKS = 10_000
 CHAIN = 2_000
 CALLS = 2_000
 WORKERS = 8
+PROCESSES = 2
+LARGE = 100_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,52 @@ def bare_submits(pool: ThreadPoolExecutor) -> None:
     bare_gather(pool, CHAIN)
 
 
+# --- tasks in processes ---
+
+
+class Array:
+    """A block of memory that pickles as arrays do: out of band, where that is offered."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        return Array, (pickle.PickleBuffer(self.data) if protocol >= 5 else bytearray(self.data),)
+
+
+def produce(size: int) -> Array:
+    return Array(bytearray(size))
+
+
+def consume(array: Array) -> int:
+    return memoryview(array.data).nbytes
+
+
+def processes() -> Reading:
+    step = task(noop)
+    ours = flow(task_runner=ProcessPoolTaskRunner(PROCESSES))(lambda: step.map(range(TASKS)).result())
+
+    def bare() -> Any:
+        with ProcessPoolExecutor(PROCESSES) as pool:
+            return list(pool.map(noop, range(TASKS)))
+
+    a, b, ratio = compare(timed(ours), timed(bare), rounds=5)
+    return Reading(f"{a / TASKS * 1e6:.1f} µs, bare {b / TASKS * 1e6:.1f} µs", ratio, ratio)
+
+
+def arrays() -> Reading:
+    make, use = task(produce), task(consume)
+    ours = flow(task_runner=ProcessPoolTaskRunner(PROCESSES))(lambda: use.submit(make.submit(LARGE)).result())
+
+    def bare() -> int:
+        with ProcessPoolExecutor(PROCESSES) as pool:
+            return pool.submit(consume, pool.submit(produce, LARGE).result()).result()
+
+    assert ours() == bare() == LARGE
+    a, b, ratio = compare(timed(ours), timed(bare), rounds=7)
+    return Reading(f"{a * 1e3:.0f} ms, bare {b * 1e3:.0f} ms", ratio, ratio)
+
+
 BODIES: dict[str, Callable[[Any], None]] = {"direct": call, "submit": gather, "map": map_all, "chain": chain}
 
 
@@ -183,6 +232,8 @@ ROWS = [
         "x",
         lambda: per_task(chain, bare_submits, CHAIN),
     ),
+    Row("processes", "map 10k no-ops in 2 processes; over the bare process pool", 0.25, "x", processes),
+    Row("array", "100 MB from one process to another; over the bare process pool", 0.5, "x", arrays),
     Row("memory", "kept of a finished task, its future dropped", 1024, "bytes", memory),
     Row("sleepers", "10k async tasks sleeping 1 s; over `asyncio.gather`", 1.5, "s", sleepers),
 ]

@@ -10,7 +10,7 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from penstock._core.binding import Binder
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from penstock._core.graph import Link
     from penstock._engine.engine import Engine
     from penstock._engine.run import Run
+    from penstock._engine.travel import Shared
     from penstock.futures import Future
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -213,9 +214,9 @@ class Definition:
         waits: Sequence[Link],
         number: int,
         index: int | None = None,
-        plain: Collection[str] = (),
+        shared: Shared | None = None,
     ) -> Future[Any]:
-        """Submit one run below `parent`. Parameters named in `plain` are known to hold no futures."""
+        """Submit one run below `parent`. `shared`: the arguments it has in common with others."""
         raise NotImplementedError
 
     def _plan(self, engine: Engine) -> Plan:

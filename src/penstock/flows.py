@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from penstock._engine.engine import Engine
     from penstock._engine.plan import Plan
     from penstock._engine.run import Run
+    from penstock._engine.travel import Shared
     from penstock._typing import FlowOptions, Method
     from penstock.states import State
 
@@ -157,7 +158,7 @@ class Flow(Invocable[P, R_co]):
         waits: Sequence[Link],
         number: int,
         index: int | None = None,
-        plain: Collection[str] = (),
+        shared: Shared | None = None,
     ) -> Future[Any]:
         parameters = self.binder.bind(args, kwargs)
         run = self._new_run(parameters, waits)

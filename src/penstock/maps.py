@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from penstock._core import graph, mapping
 from penstock._engine import waiting
 from penstock._engine.plan import Plan
+from penstock._engine.travel import Shared
 from penstock._engine.upstream import promise_of, upstream_error
 from penstock.annotations import allow_failure, carries, strip, unmapped
 from penstock.exceptions import CancelledRun, UpstreamTaskError
@@ -66,7 +67,7 @@ class MapCall:
         args, kwargs = self._values()
         expansion = mapping.expand(args, kwargs, self.names)
         self._warn_about(expansion.frames)
-        shared = self._shared_without_futures(args, kwargs, expansion.static)
+        shared = self._shared(args, kwargs, expansion.static)
         start = self.definition.start
         number = len(expansion.calls)
         self.parent.engine.log(logging.INFO, f"{self.definition.name} mapped over {number:,} items", self.parent)
@@ -89,13 +90,11 @@ class MapCall:
         args = tuple(map(_with_value, self.args))
         return args, {name: _with_value(argument) for name, argument in self.kwargs.items()}
 
-    def _shared_without_futures(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], static: frozenset[str]
-    ) -> frozenset[str]:
+    def _shared(self, args: tuple[Any, ...], kwargs: dict[str, Any], static: frozenset[str]) -> Shared | None:
         """The static arguments, if they hold nothing to replace: looked at once instead of once for each child."""
         named = dict(zip(self.names, args, strict=True)) | kwargs
-        held = graph.find({name: named[name] for name in static}) if static else None
-        return static if held is None else frozenset()
+        values = {name: strip(named[name])[1] for name in static if name in self.definition.binder.names}
+        return Shared(values) if values and graph.find({name: named[name] for name in values}) is None else None
 
     def _warn_about(self, frames: Sequence[str]) -> None:
         for frame in frames:

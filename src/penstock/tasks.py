@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from penstock import calls, maps
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from penstock._engine.engine import Engine
     from penstock._engine.plan import Plan
     from penstock._engine.run import Run
+    from penstock._engine.travel import Shared
     from penstock._typing import Method, TaskOptions
 
 __all__ = ["NotSet", "Task", "exponential_backoff", "task"]
@@ -109,12 +110,12 @@ class Task(Invocable[P, R_co]):
         waits: Sequence[Link],
         number: int,
         index: int | None = None,
-        plain: Collection[str] = (),
+        shared: Shared | None = None,
     ) -> Future[Any]:
         parameters = self.binder.bind(args, kwargs)
         engine = parent.engine
         run = engine.new_run(self.plan_in(engine), parameters, parent, number, index)
-        engine.attach(run, waits, plain)
+        engine.attach(run, waits, shared)
         return engine.submit(run)
 
     @overload

@@ -125,12 +125,16 @@ class Call:
         """Whether what follows the body calls user code, which may wait for other runs."""
         return any(self.run.plan.hooks.values()) or self.run.plan.condition is not None
 
-    def pack(self) -> tuple[Packed, Packed]:
-        """What to send: what all calls of this task have in common, and the rest. Raises `SerializationError`."""
+    def pack(self) -> tuple[Packed, Packed | None, Packed]:
+        """What to send: what all calls of this task share, what those of its map share, and the rest.
+
+        Raises `SerializationError`.
+        """
         plan = self.run.plan
         if plan.household is None:
             plan.household = travel.pack_household(self.run)
-        return plan.household, travel.pack_visit(self)
+        visit, common = travel.pack_visit(self)
+        return plan.household, common, visit
 
     def start_away(self) -> bool:
         """The body is next, in another process; False if the run has been cancelled meanwhile."""

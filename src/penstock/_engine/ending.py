@@ -329,7 +329,7 @@ def _seal_badly(run: Run) -> None:
 def hand_over(run: Run) -> None:
     """Record the end. From here on the run keeps its outcome and nothing else: not its arguments, not its inputs."""
     run.parameters = _NO_PARAMETERS
-    run.inputs = run.context = run.call = run.driver = None
+    run.inputs = run.context = run.call = run.driver = run.shared = None
     run.links = ()
     run.engine.recorder.finish(run, Snapshot(run))
 

@@ -14,7 +14,7 @@ import os
 import platform
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from penstock._core.graph import Link
     from penstock._engine.recorder import Recorder
+    from penstock._engine.travel import Shared
     from penstock.settings import Settings
     from penstock.task_runners.base import TaskRunner
 
@@ -102,11 +103,12 @@ class Engine:
         tags = current_tags.get() | plan.tags if plan.tags else current_tags.get()
         return Run(next(self.ids), plan, self, parent, parameters, tags, number, index)
 
-    def attach(self, run: Run, waits: Sequence[Link], plain: Collection[str] = ()) -> None:
-        """Find the runs that `run` depends on, in its arguments (but those in `plain`) and in its `wait_for`."""
+    def attach(self, run: Run, waits: Sequence[Link], shared: Shared | None = None) -> None:
+        """Find the runs that `run` depends on, in its arguments (but those that are shared) and in its `wait_for`."""
         if self.closing:
             self.cancel(run)
-        found = graph.find(run.parameters, skip=plain)
+        run.shared = shared
+        found = graph.find(run.parameters, skip=() if shared is None else shared.names)
         if found is not None:
             run.inputs = found
             run.links = (*found.links, *waits)
@@ -207,14 +209,15 @@ class Engine:
             call.end()
             deliver(call.run, call, Outcome(Event.RAISED, error=error))
 
-    def arrive(self, call: Call, report: Report) -> None:
+    def arrive(self, call: Call, facts: Sequence[Any]) -> None:
         """The report of a visit to another process."""
         if not call.claimed and not call.begin():
             return
         call.end()
+        report = Report._make(facts)
         self.failures.extend(Unseen(stray) for stray in report.strays)  # type: ignore[misc]
         expired = Outcome(Event.TIMED_OUT, error=timeout_error(call.run)) if call.expired else None
-        deliver(call.run, call, expired or report.outcome)
+        deliver(call.run, call, expired or report.outcome())
 
     def note(self, message: Any) -> None:
         """What a visiting body has sent home meanwhile."""

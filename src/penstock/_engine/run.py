@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from penstock._engine.limits import Request as Lease
     from penstock._engine.plan import Plan
     from penstock._engine.recorder import Recordable, Ticket
+    from penstock._engine.travel import Shared
     from penstock.futures import Gate, Waitable
 
 _TYPES = {
@@ -117,6 +118,7 @@ class Run:
         "ready",
         "reason",
         "retryable",
+        "shared",
         "shown",
         "shown_result",
         "started",
@@ -171,6 +173,7 @@ class Run:
         self.on_childless: Callable[[], object] | None = None
         self.inputs: Inputs | None = None
         self.links: Sequence[Link] = ()
+        self.shared: Shared | None = None  # arguments that it has in common with the other children of its map
         self.context: Context | None = None
         self.lifecycle: Generator[Any, Any, None] | None = None
         self.driver: Driver | None = None

@@ -7,12 +7,14 @@ about the run (retries, time limits, hooks, its record) stays at home; see `visi
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from penstock._core.machine import Event
 from penstock._core.outcome import Outcome
-from penstock._core.serial import Packed, pack
+from penstock._core.serial import LARGE, Packed, is_plain, pack
 from penstock._engine import capture
 from penstock._engine.context import current_tags
 from penstock.exceptions import SerializationError
@@ -51,7 +53,7 @@ class Household(NamedTuple):
     is_generator: bool
     log_prints: bool
     version: str | None
-    ancestors: Sequence[Ancestor]  # nearest first
+    ancestors: Sequence[Ancestor]  # the flow runs around it, nearest first
     settings: Settings
     levels: dict[str, int]  # of the loggers at home
 
@@ -78,12 +80,23 @@ class Stray(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a visit brings home."""
+    """What a visit brings home: an outcome and what belongs to it, flat, because every task pays for its pickling."""
 
-    outcome: Outcome
+    event: int
+    value: Any
+    error: BaseException | None
+    message: str | None
+    state: Any
     strays: Sequence[Stray]
     started: float
     ended: float
+
+    @property
+    def is_plain(self) -> bool:
+        return self.error is None and self.state is None and not self.strays and is_plain(self.value)
+
+    def outcome(self) -> Outcome:
+        return Outcome(Event(self.event), self.value, self.error, self.message, self.state)
 
 
 class Unseen:
@@ -101,7 +114,7 @@ class Unseen:
 def pack_household(run: Run) -> Packed:
     """Everything but the attempt itself. Raises `SerializationError` if the function cannot be pickled."""
     plan = run.plan
-    ancestors = [_describe(ancestor) for ancestor in run.ancestors() if ancestor is not run]
+    ancestors = [_describe(ancestor) for ancestor in run.ancestors() if ancestor.plan.kind == "flow"]
     household = Household(
         plan.portable or plan.fn,
         plan.name,
@@ -117,17 +130,45 @@ def pack_household(run: Run) -> Packed:
     return pack(household, plan.name)
 
 
-def pack_visit(call: Call) -> Packed:
-    """The attempt with its arguments. Raises `SerializationError` that names the argument."""
+def pack_visit(call: Call) -> tuple[Packed, Packed | None]:
+    """The attempt with its arguments, and those that it has in common with the rest of its map, if that pays.
+
+    Raises `SerializationError` that names the argument.
+    """
     run = call.run
     tags: frozenset[str] = frozenset() if run.context is None else run.context.get(current_tags, frozenset())
-    visit = Visit(run.id, run.name, run.tags, tags, run.attempt + (not call.claimed), run.parameters)
+    common = None if run.shared is None else run.shared.packed()
+    parameters = run.parameters if common is None else run.shared.own_of(run.parameters)  # type: ignore[union-attr]
+    visit = Visit(run.id, run.name, run.tags, tags, run.attempt + (not call.claimed), parameters)
     try:
-        return pack(tuple(visit), run.plan.name)
+        return pack(tuple(visit), run.plan.name, plain=all(map(is_plain, parameters.values()))), common
     except SerializationError:
-        for name, value in run.parameters.items():  # said again, with a path that begins at the parameter
+        for name, value in parameters.items():  # said again, with a path that begins at the parameter
             pack(value, name)
         raise
+
+
+class Shared:
+    """The arguments that all children of one `map` call have in common. They hold no futures."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.names = frozenset(values)
+        self._values = values
+        self._packed: Packed | None = None
+        self._packing = allocate_lock()
+        self._pays: bool | None = None
+
+    def packed(self) -> Packed | None:
+        """All of them, pickled once; None if they are so small that each child may as well have its own copy."""
+        with self._packing:
+            if self._pays is None:
+                packed = pack(self._values, "unmapped")
+                self._pays = bool(packed.buffers) or len(packed.data) >= LARGE
+                self._packed = packed if self._pays else None
+            return self._packed
+
+    def own_of(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in parameters.items() if name not in self.names}
 
 
 def _describe(run: Run) -> Ancestor:

@@ -64,9 +64,10 @@ class Home:
         self._plan = _plan_for(household)
         self._run: Run | None = None
 
-    def visit(self, facts: tuple[Any, ...]) -> Report:
+    def visit(self, facts: tuple[Any, ...], common: dict[str, Any]) -> Report:
         """Call the body and see to everything that it leaves behind. Does not raise."""
         engine, visit = self._engine, Visit._make(facts)
+        visit.parameters.update(common)
         run = Run(visit.id, self._plan, engine, engine.root, visit.parameters, visit.tags)
         run.custom_name, run.attempt = visit.run_name, visit.attempt - 1
         run.context = copy_context()
@@ -78,7 +79,17 @@ class Home:
         engine.root.release(run)
         unseen, engine.failures = [failed for failed in engine.failures if not ending.is_settled(failed)], []
         strays = [Stray(run.id, run.plan.kind, run.name, run.created, run.error) for run in unseen if run.error]
-        return Report(_outcome(run), strays, started, engine.now())
+        outcome = _outcome(run)
+        return Report(
+            int(outcome.event),
+            outcome.value,
+            outcome.error,
+            outcome.message,
+            outcome.state,
+            strays,
+            started,
+            engine.now(),
+        )
 
     def ask_to_stop(self, run_id: int) -> None:
         """Interrupt the body of this run, if it is the one that goes on. May be called by any thread."""

@@ -23,6 +23,7 @@ from penstock.task_runners.channel import Channel, close_all, lay_out, pick_up
 
 _BATCH_SECONDS = 0.01  # about how long a worker is to be busy with what it is sent at once
 _MOST = 256  # calls sent at once
+_COMMONS = 4  # large arguments of maps that a process keeps
 _LOOK = 0.05  # seconds after which what a worker is busy with is said to run
 _numbers = itertools.count(1)
 
@@ -189,7 +190,9 @@ class Worker(threading.Thread):
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._calls: dict[int, Any] = {}  # sent and not answered, in order
-        self._homes: dict[int, Any] = {}  # households that the process knows; kept, so that their ids stay theirs
+        # What the process has been sent once and for all; kept, so that their ids stay theirs.
+        self._homes: dict[int, serial.Packed] = {}
+        self._commons: dict[int, serial.Packed] = {}
         self._served = 0
         self._killing = allocate_lock()
 
@@ -222,6 +225,7 @@ class Worker(threading.Thread):
             self._send(batch)
             while self._calls:
                 self._hear()
+            self._forget()
         except (EOFError, OSError):
             self._mourn()
 
@@ -235,24 +239,40 @@ class Worker(threading.Thread):
             except SerializationError as error:
                 call.refuse(error)
         small = []
-        for call, household, visit in packed:
+        for call, household, common, visit in packed:
             number = next(_numbers)
-            self._introduce(household)
+            self._introduce("home", self._homes, household)
+            if common is not None:
+                self._introduce("common", self._commons, common)
             self._calls[number] = call
             call.away = self
+            facts = (number, id(household), None if common is None else id(common), visit.data)
             if visit.buffers:
-                descriptors = lay_out(visit)
-                self._the_channel.send(("call", number, id(household), visit.data), descriptors)
-                close_all(descriptors)
+                self._send_with_buffers(("call", *facts), visit)
             else:
-                small.append((number, id(household), visit.data))
+                small.append(facts)
         if small:
             self._the_channel.send(("calls", small))
 
-    def _introduce(self, household: serial.Packed) -> None:
-        if id(household) not in self._homes:
-            self._homes[id(household)] = household
-            self._the_channel.send(("home", id(household), household.data))
+    def _introduce(self, kind: str, known: dict[int, serial.Packed], packed: serial.Packed) -> None:
+        """Send what many calls refer to, unless the process has it."""
+        if id(packed) not in known:
+            known[id(packed)] = packed
+            self._send_with_buffers((kind, id(packed), packed.data), packed)
+
+    def _forget(self) -> None:
+        """Large arguments of maps that are over, or may be: only the latest are kept."""
+        while len(self._commons) > _COMMONS:
+            key = next(iter(self._commons))
+            del self._commons[key]
+            self._the_channel.send(("forget", key))
+
+    def _send_with_buffers(self, message: Any, packed: serial.Packed) -> None:
+        descriptors = lay_out(packed)
+        try:
+            self._the_channel.send(message, descriptors)
+        finally:
+            close_all(descriptors)
 
     @property
     def _the_channel(self) -> Channel:
@@ -281,7 +301,7 @@ class Worker(threading.Thread):
         except Exception as error:
             call.refuse(error)
             return
-        self._pool.note_speed(call.key, report.ended - report.started)
+        self._pool.note_speed(call.key, report[-1] - report[-2])  # a report ends with its beginning and its end
         _call_apart(call, call.arrive, report)
 
     def _on_refused(self, descriptors: list[int], number: int, data: bytes) -> None:
@@ -310,9 +330,7 @@ class Worker(threading.Thread):
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         self._channel = Channel(ours)
         packed = serial.pack(self._pool.initializer, "initializer")
-        descriptors = lay_out(packed)
-        self._channel.send(("init", sys.path, packed.data), descriptors)
-        close_all(descriptors)
+        self._send_with_buffers(("init", sys.path, packed.data), packed)
         self._await_readiness()
 
     def _await_readiness(self) -> None:
@@ -332,6 +350,7 @@ class Worker(threading.Thread):
             process, self._process = self._process, None
         channel, self._channel = self._channel, None
         self._homes.clear()
+        self._commons.clear()
         self._served = 0
         if channel is not None:
             channel.close()

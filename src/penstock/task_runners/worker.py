@@ -55,9 +55,10 @@ class Worker:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._calls: deque[tuple[int, int, bytes, list[int]]] = deque()
+        self._calls: deque[tuple[int, int, int | None, bytes, list[int]]] = deque()
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._packed_homes: dict[int, bytes] = {}
+        self._commons: dict[int, tuple[bytes, list[int]]] = {}
         self._homes: OrderedDict[int, Any] = OrderedDict()
         self._current: tuple[Any, int] | None = None
         self._ending = False
@@ -91,11 +92,17 @@ class Worker:
         close_all(descriptors)
         self._packed_homes[key] = data
 
-    def _on_call(self, descriptors: list[int], number: int, home: int, data: bytes) -> None:
-        self._calls.append((number, home, data, descriptors))
+    def _on_common(self, descriptors: list[int], key: int, data: bytes) -> None:
+        self._commons[key] = data, descriptors
+
+    def _on_forget(self, descriptors: list[int], key: int) -> None:
+        close_all(self._commons.pop(key)[1])
+
+    def _on_call(self, descriptors: list[int], number: int, home: int, common: int | None, data: bytes) -> None:
+        self._calls.append((number, home, common, data, descriptors))
         self._bell.put(None)
 
-    def _on_calls(self, descriptors: list[int], calls: list[tuple[int, int, bytes]]) -> None:
+    def _on_calls(self, descriptors: list[int], calls: list[tuple[int, int, int | None, bytes]]) -> None:
         self._calls.extend((*call, []) for call in calls)
         for _ in calls:
             self._bell.put(None)
@@ -117,17 +124,24 @@ class Worker:
             if self._calls:
                 self._execute(*self._calls.popleft())
 
-    def _execute(self, number: int, home_key: int, data: bytes, descriptors: list[int]) -> None:
+    def _execute(self, number: int, home_key: int, common_key: int | None, data: bytes, descriptors: list[int]) -> None:
         try:
             home = self._home(home_key)
             visit = serial.unpack(pick_up(data, descriptors))
+            common = {} if common_key is None else self._common(common_key)
         except BaseException as error:
             self._channel.send(("refused", number, *_packed_error(error)))
             return
         self._current = home, number
-        report = home.visit(visit)
+        report = home.visit(visit, common)
         self._current = None
         self._report(number, report)
+
+    def _common(self, key: int) -> dict[str, Any]:
+        """The arguments that a map's children share: rebuilt for each, so that none sees what another does to them."""
+        data, descriptors = self._commons[key]
+        arguments: dict[str, Any] = serial.unpack(pick_up(data, [os.dup(descriptor) for descriptor in descriptors]))
+        return arguments
 
     def _home(self, key: int) -> Any:
         home = self._homes.get(key)
@@ -154,23 +168,27 @@ class Worker:
 
 def pack_report(report: Any) -> serial.Packed:
     """What the parent can rebuild without harm: values of foreign types are rebuilt here first, as a trial."""
-    outcome = report.outcome
-    if outcome.error is not None:
-        outcome.error = portable_error(outcome.error)
+    if report.is_plain:
+        return serial.pack(tuple(report), "return value", plain=True)
+    if report.error is not None:
+        report = report._replace(error=portable_error(report.error))
     strays = [stray._replace(error=portable_error(stray.error)) for stray in report.strays]
     try:
-        packed = serial.pack(report._replace(strays=strays), "return value")
+        packed = serial.pack(tuple(report._replace(strays=strays)), "return value")
     except SerializationError:
-        serial.pack(outcome.value, "return value")  # said again, with a path that begins at the value
+        serial.pack(report.value, "return value")  # said again, with a path that begins at the value
         raise
-    if not _is_trusted(outcome.value):
-        try:
-            serial.unpack(packed)
-        except Exception as error:
-            raise SerializationError(
-                f"return value cannot be rebuilt: {type(error).__name__}: {error}", path="return value"
-            ) from error
+    if not _is_trusted(report.value):
+        _try_out(packed)
     return packed
+
+
+def _try_out(packed: serial.Packed) -> None:
+    try:
+        serial.unpack(packed)
+    except Exception as error:
+        message = f"return value cannot be rebuilt: {type(error).__name__}: {error}"
+        raise SerializationError(message, path="return value") from error
 
 
 def _is_trusted(value: Any) -> bool:
