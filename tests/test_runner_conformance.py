@@ -8,9 +8,11 @@ from typing import Any, Self
 
 import pytest
 
-from penstock.task_runners import SequentialTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from penstock.task_runners import ProcessPoolTaskRunner, SequentialTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from penstock.task_runners.base import here
 from penstock.testing import ScriptedRunner
-from penstock.testing.runner_suite import CHECKS, Check, run_check
+from penstock.testing.checking import Check
+from penstock.testing.runner_suite import CHECKS, run_check
 
 
 class ExecutorTaskRunner(TaskRunner):
@@ -43,6 +45,8 @@ class EagerRunner(ScriptedRunner):
     """Executes what it is given before the hand-over returns: the earliest end that there can be."""
 
     def execute(self, call: Any) -> Any:
+        if here.background_loop and not call.needs_thread:
+            return call.perform()  # the loop cannot run one coroutine to its end while it is inside another
         reported = super().execute(call)
         self.step(call.run.name)
         return reported
@@ -54,6 +58,8 @@ RUNNERS: dict[str, Callable[[], TaskRunner]] = {
     "threads-1": lambda: ThreadPoolTaskRunner(max_workers=1),
     "threads-2": lambda: ThreadPoolTaskRunner(max_workers=2),
     "eager": EagerRunner,
+    "processes-1": lambda: ProcessPoolTaskRunner(max_workers=1),
+    "processes-2": lambda: ProcessPoolTaskRunner(max_workers=2),
     "third-party-1": lambda: ExecutorTaskRunner(1),
     "third-party-4": lambda: ExecutorTaskRunner(4),
 }

@@ -49,6 +49,19 @@ class Channel:
             else:
                 self._socket.sendall(header + body)
 
+    def send_if_free(self, message: Any) -> bool:
+        """Send a small message unless a large one is on its way: for threads that must not wait. False if it is."""
+        if not self._sending.acquire(blocking=False):
+            return False
+        try:
+            body = pickle.dumps(message, 5)
+            self._socket.sendall(_HEADER.pack(len(body), 0) + body)
+        except OSError:
+            return False  # the other end is gone, which the thread that receives will notice
+        finally:
+            self._sending.release()
+        return True
+
     def receive(self, timeout: float | None = None) -> Any:
         """The next message with its descriptors; None after `timeout` seconds; raises `EOFError` at the end."""
         while True:

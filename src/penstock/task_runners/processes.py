@@ -148,9 +148,15 @@ class Pool:
                 if self.closed:
                     return []
                 self._waiting += 1
+                self._take_back()
                 self._work.wait()
                 self._waiting -= 1
             return self._batch(self._released or self._fresh)
+
+    def _take_back(self) -> None:
+        """A worker is idle: whoever has more than it can begin now gives the rest back."""
+        for worker in self._workers:
+            worker.give_back()
 
     def _batch(self, queue: deque[Any]) -> list[Any]:
         first = queue.popleft()
@@ -194,6 +200,7 @@ class Worker(threading.Thread):
         self._homes: dict[int, serial.Packed] = {}
         self._commons: dict[int, serial.Packed] = {}
         self._served = 0
+        self._asked_back = False
         self._killing = allocate_lock()
 
     # --- the thread -----------------------------------------------------------------------------------------------
@@ -290,6 +297,11 @@ class Worker(threading.Thread):
         message, descriptors = heard
         getattr(self, f"_on_{message[0]}")(descriptors, *message[1:])
 
+    def _on_back(self, descriptors: list[int], numbers: list[int]) -> None:
+        self._asked_back = False
+        returned = [self._calls.pop(number) for number in numbers]
+        self._pool.put_back([call for call in returned if not call.claimed])
+
     def _on_note(self, descriptors: list[int], message: Any) -> None:
         next(iter(self._calls.values())).note(message)
 
@@ -351,6 +363,7 @@ class Worker(threading.Thread):
         channel, self._channel = self._channel, None
         self._homes.clear()
         self._commons.clear()
+        self._asked_back = False
         self._served = 0
         if channel is not None:
             channel.close()
@@ -375,10 +388,14 @@ class Worker(threading.Thread):
         number = next((number for number, other in list(self._calls.items()) if other is call), None)
         channel = self._channel
         if number is not None and channel is not None:
-            try:
-                channel.send(("stop", number, call.run.id))
-            except OSError:
-                pass  # it is gone, which its thread will notice
+            channel.send_if_free(("stop", number, call.run.id))
+
+    def give_back(self) -> None:
+        """Have the process return what it has not begun."""
+        channel = self._channel
+        if channel is None or self._asked_back or len(self._calls) < 2:
+            return
+        self._asked_back = channel.send_if_free(("back",))
 
     def kill(self, call: Any) -> None:
         with self._killing:

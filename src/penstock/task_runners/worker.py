@@ -112,6 +112,18 @@ class Worker:
         if current is not None and current[1] == number:
             current[0].ask_to_stop(run_id)
 
+    def _on_back(self, descriptors: list[int]) -> None:
+        """Give back what has not begun: another worker is idle."""
+        numbers = []
+        while self._calls:
+            try:
+                number, _, _, _, held = self._calls.pop()
+            except IndexError:
+                break
+            close_all(held)
+            numbers.append(number)
+        self._channel.send(("back", numbers[::-1]))
+
     def _on_end(self, descriptors: list[int]) -> None:
         self._ending = True
         self._bell.put(None)
@@ -121,8 +133,11 @@ class Worker:
     def work(self) -> None:
         while not self._ending:
             self._bell.get()
-            if self._calls:
-                self._execute(*self._calls.popleft())
+            try:
+                call = self._calls.popleft()
+            except IndexError:
+                continue  # taken back
+            self._execute(*call)
 
     def _execute(self, number: int, home_key: int, common_key: int | None, data: bytes, descriptors: list[int]) -> None:
         try:

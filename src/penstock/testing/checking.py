@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from penstock.exceptions import FailedRun
 from penstock.flows import flow
 from penstock.futures import Future
+from penstock.store.base import Reader, RunRow
 from penstock.task_runners.base import TaskRunner
 from penstock.tasks import task
 
@@ -31,9 +32,7 @@ def users(function: F) -> F:
     """
     assert isinstance(function, FunctionType)
     theirs = {**function.__globals__, "__name__": "of_a_user"}
-    copy: Any = FunctionType(
-        function.__code__, theirs, function.__name__, function.__defaults__, function.__closure__
-    )
+    copy: Any = FunctionType(function.__code__, theirs, function.__name__, function.__defaults__, function.__closure__)
     copy.__module__ = function.__module__
     copy.__annotations__ = function.__annotations__
     return copy  # type: ignore[no-any-return]
@@ -65,6 +64,16 @@ def told(error: BaseException | None) -> str:
     """All that Python would print about an exception."""
     assert error is not None, "there is no exception"
     return "".join(traceback.format_exception(error))
+
+
+def named(store: Reader, run_name: str) -> RunRow:
+    (root,) = store.runs()
+    (row,) = [row for row in store.tree(root.id) if row.run_name == run_name]
+    return row
+
+
+def lines(store: Reader, run_name: str) -> list[str]:
+    return [line.message for line in store.logs(named(store, run_name).id)]
 
 
 # --- tasks for the checks ---------------------------------------------------------------------------------------------

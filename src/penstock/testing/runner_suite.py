@@ -11,15 +11,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from penstock._engine.interrupt import mark_safe
+from penstock.annotations import unmapped
 from penstock.context import TaskRunContext, tags
 from penstock.exceptions import CancelledRun, CrashedRun, TaskRunTimeoutError, UpstreamTaskError
 from penstock.flows import flow
 from penstock.futures import Future, as_completed, wait
 from penstock.task_runners.base import TaskRunner
 from penstock.tasks import task
+from penstock.testing import runner_bodies, runner_deaths, runner_travel
+from penstock.testing.checking import Check, add, echo, ended, fail, in_flow, same, say, users
+from penstock.testing.diary import Diary, new_diary
 from penstock.testing.isolation import isolated_store
 
 Make = Callable[[], TaskRunner]
@@ -85,7 +88,7 @@ def completes_runs(runner: TaskRunner) -> None:
         future = echo.submit(None)
         same(future.result(), None)
         same((future.done(), future.cancelled(), future.exception()), (True, False, None))
-        same((future.state.type, future.state.name), ("COMPLETED", "Completed"))
+        ended(future, "COMPLETED")
 
     in_flow(runner, body)
 
@@ -126,7 +129,7 @@ def fails_runs_with_their_own_exception(runner: TaskRunner) -> None:
     def body() -> Any:
         future = fail.submit(error)
         found = future.exception()
-        same((future.state.type, future.state.name), ("FAILED", "Failed"))
+        ended(future, "FAILED")
         same(future.state.message, "Task run encountered an exception ValueError: boom")
         return found
 
@@ -137,14 +140,17 @@ def fails_runs_with_their_own_exception(runner: TaskRunner) -> None:
 
 def survives_base_exceptions(runner: TaskRunner) -> None:
     """SystemExit and its like crash the run whose body raises them: neither the flow nor the runner's workers."""
+    errors = [SystemExit(3), GeneratorExit(), BaseException("odd")]
+    if not runner.capabilities.immediate:  # there the interrupt is also the submitting program's
+        errors.append(KeyboardInterrupt())
 
     def body() -> None:
-        for error in (SystemExit(3), GeneratorExit(), BaseException("odd")):
+        for error in errors:
             future = fail.submit(error)
             found = future.exception()
             assert isinstance(found, CrashedRun), f"{error!r} gave {found!r}"
             same(type(found.__cause__), type(error))
-            same((future.state.type, future.state.name), ("CRASHED", "Crashed"))
+            ended(future, "CRASHED")
         same(echo.submit("still there").result(), "still there")
 
     in_flow(runner, body)
@@ -161,35 +167,36 @@ def blocks_what_depends_on_failures(runner: TaskRunner) -> None:
             error = future.exception()
             assert isinstance(error, UpstreamTaskError), f"expected UpstreamTaskError, got {error!r}"
             same(error.task_run_name, "fail-0")
-            same((future.state.type, future.state.name), ("FAILED", "UpstreamFailed"))
+            ended(future, "FAILED", "UpstreamFailed")
 
     in_flow(runner, body)
 
 
 def retries(runner: TaskRunner) -> None:
     """A run is tried again as often as it may be, and each attempt is counted."""
-    calls: list[int] = []
 
     @task(retries=2)
-    def third_time_lucky() -> int:
+    def third_time_lucky(diary: Diary) -> int:
         context = TaskRunContext.get()
         assert context is not None
-        calls.append(context.task_run.run_count)
-        if len(calls) < 3:
-            raise ValueError(len(calls))
-        return len(calls)
+        diary.write(str(context.task_run.run_count))
+        attempts = len(diary.words())
+        if attempts < 3:
+            raise ValueError(attempts)
+        return attempts
 
     @task(retries=1, retry_delay_seconds=0.01)
-    def never() -> None:
-        calls.append(0)
+    def never(diary: Diary) -> None:
+        diary.write("never")
         raise ValueError("never")
 
     def body() -> tuple[int, BaseException | None]:
-        return third_time_lucky.submit().result(), never.submit().exception()
+        return third_time_lucky.submit(diary).result(), never.submit(diary).exception()
 
-    value, error = in_flow(runner, body)
-    same((value, str(error)), (3, "never"))
-    same(calls, [1, 2, 3, 0, 0])
+    with new_diary() as diary:
+        value, error = in_flow(runner, body)
+        same((value, str(error)), (3, "never"))
+        same(diary.words(), ["1", "2", "3", "never", "never"])
 
 
 def ends_bodies_that_take_too_long(runner: TaskRunner) -> None:
@@ -208,7 +215,7 @@ def ends_bodies_that_take_too_long(runner: TaskRunner) -> None:
         error = future.exception()
         took = time.monotonic() - before
         assert isinstance(error, TaskRunTimeoutError), f"expected TaskRunTimeoutError, got {error!r}"
-        same((future.state.type, future.state.name), ("FAILED", "TimedOut"))
+        ended(future, "FAILED", "TimedOut")
         assert took < 1.0, f"released after {took:.2f} s"
         same(echo.submit("next").result(), "next")
 
@@ -227,19 +234,18 @@ def replaces_futures_by_values(runner: TaskRunner) -> None:
 
 
 def waits_for_what_it_is_told_to(runner: TaskRunner) -> None:
-    order: list[str] = []
-
     @task
-    def note(word: str) -> None:
-        order.append(word)
+    def note(diary: Diary, word: str) -> None:
+        diary.write(word)
 
     def body() -> None:
-        first = note.submit("first")
-        second = note.map(["second", "second"], wait_for=[first])
-        note.submit("third", wait_for=second).result()
+        first = note.submit(diary, "first")
+        second = note.map(unmapped(diary), ["second", "second"], wait_for=[first])
+        note.submit(diary, "third", wait_for=second).result()
 
-    in_flow(runner, body)
-    same(order, ["first", "second", "second", "third"])
+    with new_diary() as diary:
+        in_flow(runner, body)
+        same(diary.words(), ["first", "second", "second", "third"])
 
 
 def goes_down_long_chains(runner: TaskRunner) -> None:
@@ -285,19 +291,19 @@ def tells_when_runs_end(runner: TaskRunner) -> None:
 
 def ends_after_everything_submitted(runner: TaskRunner) -> None:
     """A flow does not end before the tasks that nobody waited for."""
-    ended: list[str] = []
 
     @task
-    def slowly() -> None:
+    def slowly(diary: Diary) -> None:
         time.sleep(0.02)
-        ended.append("task")
+        diary.write("task")
 
     def body() -> None:
-        slowly.submit()
-        slowly.submit()
+        slowly.submit(diary)
+        slowly.submit(diary)
 
-    in_flow(runner, body)
-    same(ended, ["task", "task"])
+    with new_diary() as diary:
+        in_flow(runner, body)
+        same(diary.words(), ["task", "task"])
 
 
 # --- nesting ----------------------------------------------------------------------------------------------------------
@@ -344,12 +350,11 @@ def runs_subflows_in_tasks(runner: TaskRunner) -> None:
 
 def runs_asynchronous_tasks(runner: TaskRunner) -> None:
     """A coroutine function is a task like any other: values, exceptions, retries."""
-    calls: list[int] = []
 
     @task(retries=1)
-    async def second_time() -> str:
-        calls.append(1)
-        if len(calls) < 2:
+    async def second_time(diary: Diary) -> str:
+        diary.write("called")
+        if len(diary.words()) < 2:
             raise ValueError("first")
         return "second"
 
@@ -359,10 +364,12 @@ def runs_asynchronous_tasks(runner: TaskRunner) -> None:
 
     def body() -> None:
         same(say.map(["a", "b"]).result(), ["a", "b"])
-        same(second_time.submit().result(), "second")
+        same(second_time.submit(diary).result(), "second")
         same(str(bad.submit().exception()), "async")
 
-    in_flow(runner, body)
+    with new_diary() as diary:
+        in_flow(runner, body)
+        same(diary.words(), ["called", "called"])
 
 
 def serves_asynchronous_flows(runner: TaskRunner) -> None:
@@ -381,25 +388,27 @@ def serves_asynchronous_flows(runner: TaskRunner) -> None:
 _variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="outside")
 
 
-def carries_the_context(runner: TaskRunner) -> None:
-    """A body sees the context variables and tags of its submission; what it changes stays inside."""
+@task(name="look", tags="own")
+def _look() -> tuple[str, list[str], str]:
+    context = TaskRunContext.get()
+    assert context is not None, "the body has no task run context"
+    seen = _variable.get()
+    _variable.set("changed inside")
+    return seen, context.task_run.tags, context.task_run.name
 
-    @task(tags="own")
-    def look() -> tuple[str, list[str], str]:
-        context = TaskRunContext.get()
-        assert context is not None, "the body has no task run context"
-        seen = _variable.get()
-        _variable.set("changed inside")
-        return seen, context.task_run.tags, context.task_run.name
+
+def carries_the_context(runner: TaskRunner) -> None:
+    """A body sees the tags of its submission, with shared memory its context variables; changes stay inside."""
+    shared = runner.capabilities.shares_memory
 
     def body() -> None:
         with tags("around"):
             _variable.set("first")
-            first = look.submit()
+            first = _look.submit()
         _variable.set("second")
-        second = look.submit()
-        same(first.result(), ("first", ["around", "own"], "look-0"))
-        same(second.result(), ("second", ["own"], "look-1"))
+        second = _look.submit()
+        same(first.result(), ("first" if shared else "outside", ["around", "own"], "look-0"))
+        same(second.result(), ("second" if shared else "outside", ["own"], "look-1"))
         same(_variable.get(), "second")
 
     in_flow(runner, body)
@@ -430,56 +439,57 @@ def records_log_lines(runner: TaskRunner) -> None:
 
 def cancels_runs_that_have_not_started(runner: TaskRunner) -> None:
     """A run whose inputs are not there ends Cancelled at once; its body is never called."""
-    called: list[int] = []
-    go_on = threading.Event()
 
     @task
-    def gate() -> None:
-        go_on.wait(0.2)
+    def gate(diary: Diary) -> None:
+        diary.wait_for("go on", 0.2)
 
     @task
-    def never() -> None:
-        called.append(1)
+    def never(diary: Diary) -> None:
+        diary.write("called")
 
     def body() -> None:
-        waiting = never.submit(wait_for=[gate.submit()])
+        waiting = never.submit(diary, wait_for=[gate.submit(diary)])
         if not waiting.cancel():
             return  # it was executed at once
-        same((waiting.state.type, waiting.state.name, waiting.cancelled()), ("CANCELLED", "Cancelled", True))
-        go_on.set()
-        same((type(waiting.exception()), called), (CancelledRun, []))
+        ended(waiting, "CANCELLED")
+        assert waiting.cancelled()
+        diary.write("go on")
+        same(type(waiting.exception()), CancelledRun)
 
-    in_flow(runner, body)
+    with new_diary() as diary:
+        in_flow(runner, body)
+        same(diary.words(), ["go on"] if "go on" in diary.words() else ["called"])
 
 
 def cancels_runs_that_are_running(runner: TaskRunner) -> None:
     """A running body is interrupted, sees its `finally` blocks through, and is not tried again."""
-    submitted, entered = threading.Event(), threading.Event()
-    seen: list[str] = []
 
     @task(retries=3)
     @users
-    def victim() -> str:
-        if not submitted.wait(0.2):
-            entered.set()
+    def victim(diary: Diary) -> str:
+        if not diary.wait_for("submitted", 0.2):
+            diary.write("entered")
             return "executed at once"
         try:
-            entered.set()
+            diary.write("entered")
             while True:
                 time.sleep(0.005)
         finally:
-            seen.append("finally")
+            diary.write("finally")
 
     def body() -> None:
-        future = victim.submit()
-        submitted.set()
-        entered.wait()
+        future = victim.submit(diary)
+        diary.write("submitted")
+        assert diary.wait_for("entered"), "the body was not called"
         if future.cancel():
             same(type(future.exception()), CancelledRun)
-            same((future.state.type, future.state.name, seen), ("CANCELLED", "Cancelled", ["finally"]))
+            ended(future, "CANCELLED")
+            same(diary.words(), ["submitted", "entered", "finally"])
         same(echo.submit("next").result(), "next")
 
-    in_flow(runner, body)
+    with new_diary() as diary:
+        in_flow(runner, body)
 
 
 CHECKS: tuple[Check, ...] = (
@@ -508,4 +518,7 @@ CHECKS: tuple[Check, ...] = (
     records_log_lines,
     cancels_runs_that_have_not_started,
     cancels_runs_that_are_running,
+    *runner_bodies.CHECKS,
+    *runner_travel.CHECKS,
+    *runner_deaths.CHECKS,
 )
