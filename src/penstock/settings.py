@@ -166,7 +166,8 @@ class Settings:
 _TABLE: dict[str, Field[Any]] = {_PREFIX + entry.name.upper(): entry for entry in fields(Settings)}
 
 # A context variable, not a global: flows in other threads of a test process do not see each other's settings.
-_overrides: ContextVar[Mapping[str, str] | None] = ContextVar("penstock_settings", default=None)
+overrides: ContextVar[Mapping[str, str] | None] = ContextVar("penstock_settings", default=None)
+"""Variables that take the place of those in the environment: see `temporary_settings`."""
 
 
 def current() -> Settings:
@@ -181,8 +182,8 @@ def current() -> Settings:
 def _variables() -> tuple[tuple[str, str], ...]:
     # One pass over all names is cheaper than looking up each of ours: a miss in os.environ raises inside.
     found = [(name, os.environ.get(name, "")) for name in os.environ if name.startswith(_PREFIX)]
-    overrides = _overrides.get()
-    return tuple({**dict(found), **overrides}.items() if overrides else found)
+    others = overrides.get()
+    return tuple({**dict(found), **others}.items() if others else found)
 
 
 @lru_cache(maxsize=32)
@@ -234,11 +235,11 @@ def temporary_settings(values: Mapping[str, object]) -> Iterator[Settings]:
     2
     """
     texts = {_variable(key): _as_text(value) for key, value in values.items()}
-    token = _overrides.set({**(_overrides.get() or {}), **texts})
+    token = overrides.set({**(overrides.get() or {}), **texts})
     try:
         yield current()
     finally:
-        _overrides.reset(token)
+        overrides.reset(token)
 
 
 def _variable(key: str) -> str:

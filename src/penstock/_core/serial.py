@@ -6,13 +6,18 @@ value. Buffers from `LARGE` on are left out of the pickle (protocol 5): they go 
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Iterator, Sequence
+from functools import cache
+from types import CodeType
 from typing import Any, NamedTuple
 
+from penstock._core.errors import describe, text_of
 from penstock.exceptions import SerializationError
 
 LARGE = 256 * 1024  # bytes
+MOST_BUFFERS = 200  # of one pickle; the kernel hands over 253 descriptors at once
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _DEEPEST = 20  # levels that are searched for what cannot be pickled
 
@@ -24,31 +29,61 @@ class Packed(NamedTuple):
     buffers: Sequence[Any] = ()
 
 
-def pack(value: Any, what: str, *, plain: bool = False) -> Packed:
+def pack(value: Any, what: str, *, plain: bool = False, apart: bool = True) -> Packed:
     """Pickle `value`; raises `SerializationError` that says where inside `what` the culprit is.
 
-    `plain`: it is known to consist of plain data, which costs a tenth.
+    `plain`: it is known to consist of plain data, which costs a tenth. Without `apart` the pickle is complete.
     """
     if plain:
         return Packed(pickle.dumps(value, 5))
-    import cloudpickle
-
     buffers: list[Any] = []
 
     def keep_apart(buffer: pickle.PickleBuffer) -> bool:
-        apart = buffer.raw().nbytes >= LARGE
-        if apart:
+        large = buffer.raw().nbytes >= LARGE and len(buffers) < MOST_BUFFERS
+        if large:
             buffers.append(buffer)
-        return not apart
+        return not large
 
     try:
-        return Packed(cloudpickle.dumps(value, protocol=5, buffer_callback=keep_apart), buffers)
-    except Exception as error:
+        return Packed(_dumps(value, keep_apart if apart else None), buffers)
+    except BaseException as error:  # SystemExit included: it is the value's code that raises it, not the program
         raise _explained(value, what, error) from error
 
 
+def _dumps(value: Any, buffer_callback: Any) -> bytes:
+    with io.BytesIO() as file:
+        _pickler_class()(file, 5, buffer_callback=buffer_callback).dump(value)
+        return file.getvalue()
+
+
+@cache
+def _pickler_class() -> Any:
+    """cloudpickle's, which is loaded when something is sent, but for the file names of functions sent by value.
+
+    It hides them, so that equal functions make equal pickles; a traceback from the worker must show them.
+    """
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: _reduce_code})
+
+    return Pickler
+
+
+def _reduce_code(code: CodeType) -> Any:
+    reduce_code = _pickler_class().dispatch_table.parents[CodeType]
+    function, arguments = reduce_code(code)
+    return function, tuple(code.co_filename if item == "<dynamic-code>" else item for item in arguments)
+
+
 def unpack(packed: Packed) -> Any:
-    return pickle.loads(packed.data, buffers=packed.buffers)
+    """The value again. Raises what its code raises; `SerializationError` for what is no `Exception`."""
+    try:
+        return pickle.loads(packed.data, buffers=packed.buffers)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise SerializationError(f"rebuilding a value raised {describe(error)}") from error
 
 
 def is_plain(value: Any) -> bool:
@@ -56,11 +91,11 @@ def is_plain(value: Any) -> bool:
     return type(value) in _PLAIN
 
 
-def _explained(value: Any, what: str, error: Exception) -> SerializationError:
+def _explained(value: Any, what: str, error: BaseException) -> SerializationError:
     path, culprit = _find(value, what, _DEEPEST)
     name = f"{type(culprit).__module__}.{type(culprit).__qualname__}".removeprefix("builtins.")
     cure = ": return list(...) instead" if hasattr(type(culprit), "gi_frame") else ""
-    return SerializationError(f"{path} cannot be sent to another process ({name}): {error}{cure}", path=path)
+    return SerializationError(f"{path} cannot be sent to another process ({name}): {text_of(error)}{cure}", path=path)
 
 
 def _find(value: Any, path: str, levels: int) -> tuple[str, Any]:
@@ -84,10 +119,8 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _works(value: Any) -> bool:
-    import cloudpickle
-
     try:
-        cloudpickle.dumps(value, protocol=5, buffer_callback=lambda _: None)
-    except Exception:
+        _dumps(value, lambda _: None)
+    except BaseException:
         return False
     return True

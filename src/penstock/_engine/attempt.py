@@ -12,6 +12,7 @@ from _thread import get_ident
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from penstock._core.errors import describe
 from penstock._core.machine import RETURNED, RUN, STARTED, Event, step
 from penstock._core.outcome import Outcome
 from penstock._engine import interrupt, signals, travel
@@ -113,6 +114,11 @@ class Call:
     @property
     def key(self) -> str:
         return self.run.plan.key
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing to execute any more: the run has been cancelled."""
+        return self.run.status.final
 
     @property
     def in_a_hurry(self) -> bool:
@@ -329,7 +335,7 @@ def _show_user_frames_only(error: BaseException) -> None:
     while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
         trace = trace.tb_next
     if trace is not None:
-        error.__traceback__ = trace
+        BaseException.with_traceback(error, trace)  # also of one that refuses to have attributes set
 
 
 _ABORTS: tuple[tuple[type[BaseException], str], ...] = (
@@ -349,4 +355,4 @@ def crash_message(run: Run, error: BaseException | None) -> str:
     if type(error).__name__ == "CancelledError":  # a signal arrives in a coroutine as the cancellation of its task
         by_signal = signals.reason()
         return f"{subject} was {f'aborted by {by_signal}' if by_signal else 'cancelled by the runtime environment'}."
-    return f"{subject} crashed with {type(error).__name__}: {error}"
+    return f"{subject} crashed with {'an unknown error' if error is None else describe(error)}"

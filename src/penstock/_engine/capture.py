@@ -10,9 +10,11 @@ from __future__ import annotations
 import builtins
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
+from penstock._core.binding import short
 from penstock._engine.context import current_run
 from penstock._engine.ids import as_hex
 from penstock.store.base import LogRow
@@ -124,28 +126,31 @@ class _Forwarder(logging.Handler):
         self.send_home = send_home
 
     def emit(self, record: logging.LogRecord) -> None:
-        run = current_run.get()
-        if run is not None:
-            self.send_home(("log", as_hex(run.id), _portable(record)))
+        if current_run.get() is not None:
+            self.send_home(("handle", _portable(record)))
 
 
 def _portable(record: logging.LogRecord) -> dict[str, Any]:
     """The attributes of a record as plain values."""
-    facts = {name: value if type(value) in _PLAIN else str(value) for name, value in record.__dict__.items()}
+    facts = {name: value for name, value in record.__dict__.items() if type(value) in _PLAIN}
+    for name, value in record.__dict__.items():
+        if name not in facts and name not in _REPLACED:
+            facts[name] = short(value)
     if record.exc_info and record.exc_info[0] is not None:
         facts["exc_text"] = logging.Formatter().formatException(record.exc_info)
-    facts.update(msg=_message(record), args=None, exc_info=None)
-    return facts
+    return {**facts, "msg": _message(record), "args": None, "exc_info": None}
 
 
+_REPLACED = ("msg", "args", "exc_info")
 _PLAIN = (type(None), bool, int, float, str)
 
 
-def arrived(run_id: str, facts: dict[str, Any]) -> LogRow:
-    """At home: hand a worker's line to the handlers; returns what to record."""
+def handle(facts: dict[str, Any]) -> None:
+    """At home: hand a worker's line to the handlers."""
     record = logging.makeLogRecord(facts)
     logger = logging.getLogger(record.name)
     if logger.isEnabledFor(record.levelno):
-        logger.handle(record)
-    text = f"{record.msg}\n{record.exc_text}" if record.exc_text else record.msg
-    return LogRow(run_id, record.created, record.levelno, record.name, text)
+        try:
+            logger.handle(record)
+        except Exception:  # in the body it would have raised there; here it has no business to
+            traceback.print_exc()

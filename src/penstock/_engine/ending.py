@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from penstock import states
 from penstock._core import graph
 from penstock._core.binding import short
+from penstock._core.errors import add_note, describe, text_of
 from penstock._core.machine import COMPLETED, DELAY, UPSTREAM, Command, Event
 from penstock._core.outcome import Outcome
 from penstock._engine.attempt import crash_message
@@ -84,7 +85,7 @@ def describe_end(run: Any) -> str:
     error = run.error
     if isinstance(error, CrashedRun) and error.__cause__ is not None:
         error = error.__cause__
-    return f"{run.name!r} {verb} with {type(error).__name__}: {error}"
+    return f"{run.name!r} {verb} with {describe(error)}"
 
 
 # --- when a body has ended --------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def _one_error(message: str, errors: Sequence[BaseException]) -> BaseException:
 
 
 def _list_failures(runs: Sequence[Any]) -> str:
-    named = [f"{run.name} ({type(run.error).__name__}: {run.error})" for run in runs[:_NAMED_AT_MOST]]
+    named = [f"{run.name} ({describe(run.error)})" for run in runs[:_NAMED_AT_MOST]]
     more = len(runs) - len(named)
     return ", ".join(named) + (f" and {more} more" if more else "")
 
@@ -233,7 +234,7 @@ def _account_for_failures(run: Run, outcome: Outcome) -> Outcome:
     message = f"{len(unseen)} {kind}{'s' * (len(unseen) > 1)} failed and {them}: {_list_failures(unseen)}"
     if outcome.event is not Event.RETURNED:
         if outcome.error is not None:
-            outcome.error.add_note(message)
+            add_note(outcome.error, message)
         run.engine.log(logging.WARNING, message, run)
         return outcome
     if run.plan.forgives:
@@ -241,7 +242,7 @@ def _account_for_failures(run: Run, outcome: Outcome) -> Outcome:
         return outcome
     error = _one_error(message, [failed.error for failed in unseen if failed.error is not None])
     if len(unseen) == 1:
-        error.add_note(f"raised in {unseen[0].label}, which failed and nobody looked at it")
+        add_note(error, f"raised in {unseen[0].label}, which failed and nobody looked at it")
     return Outcome(Event.RAISED, error=error, message=message)
 
 
@@ -291,14 +292,16 @@ def _explain(run: Run, outcome: Outcome, error: BaseException) -> tuple[str, Bas
         return message, CancelledRun(message)
     if event is Event.RAISED and message is None:
         colon = ":" if run.plan.kind == "flow" else ""
-        message = f"{run.plan.kind.capitalize()} run encountered an exception{colon} {type(error).__name__}: {error}"
-    return message or str(error), error
+        message = f"{run.plan.kind.capitalize()} run encountered an exception{colon} {describe(error)}"
+    return message or text_of(error), error
 
 
 def preview(run: Run, outcome: Outcome) -> State[Any]:
     """The state that the run would have if it were not tried again: for the retry condition."""
     name = "TimedOut" if outcome.event is Event.TIMED_OUT else None
-    return outcome.state or states.Failed(name=name, message=str(outcome.error), data=outcome.error)
+    return outcome.state or states.Failed(
+        name=name, message="" if outcome.error is None else text_of(outcome.error), data=outcome.error
+    )
 
 
 # --- the end ----------------------------------------------------------------------------------------------------
@@ -345,7 +348,7 @@ def collapse(run: Run, error: BaseException) -> None:
     """The engine itself has failed with this run: end it anyhow, so that nobody waits for it for ever."""
     _logger.critical("internal error in %s; please report it", run.label, exc_info=error)
     run.value = run.public = None
-    run.error = InternalError(f"{run.label}: {type(error).__name__}: {error}")
+    run.error = InternalError(f"{run.label}: {describe(error)}")
     run.error.__cause__ = error
     with run.lock:
         run.status = Status.CRASHED  # the only place beside the machine: its rules no longer hold here

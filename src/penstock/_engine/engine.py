@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock._core import graph
 from penstock._core.binding import render_name, short_parameters
+from penstock._core.errors import describe
 from penstock._core.machine import Command, Event, step
 from penstock._core.outcome import Outcome
 from penstock._engine import capture, drive, interrupt, limits, loop
@@ -35,7 +36,7 @@ from penstock._engine.travel import Report, Unseen
 from penstock._engine.upstream import promise_of, value_of
 from penstock.exceptions import CrashedRun, WorkerLost
 from penstock.futures import Future
-from penstock.store.base import Batch
+from penstock.store.base import Batch, LogRow
 from penstock.task_runners.base import here
 
 if TYPE_CHECKING:
@@ -207,7 +208,8 @@ class Engine:
         """The call could not be sent to where it was to be executed."""
         if call.claimed or call.begin():
             call.end()
-            deliver(call.run, call, Outcome(Event.RAISED, error=error))
+            event = Event.STOPPED if call.stopping else Event.RAISED
+            deliver(call.run, call, Outcome(event, error=error))
 
     def arrive(self, call: Call, facts: Sequence[Any]) -> None:
         """The report of a visit to another process."""
@@ -221,13 +223,19 @@ class Engine:
 
     def note(self, message: Any) -> None:
         """What a visiting body has sent home meanwhile."""
-        if message[0] == "log":
-            self.recorder.log(capture.arrived(*message[1:]))
+        kind, content = message
+        if kind == "line":
+            self.recorder.log(LogRow._make(content))
+        elif kind == "handle":
+            capture.handle(content)
         else:
-            batch = Batch(*message[1])
-            for row in batch.runs:
+            self._note_rows(Batch._make(content))
+
+    def _note_rows(self, batch: Batch) -> None:
+        for row in batch.runs:
+            if row.flow_run_id == self.flow_hex:  # of a subflow, only itself is counted here
                 self._count(row.kind, row.attempts, row.status)
-            self.recorder.add(Foreign(batch))
+        self.recorder.add(Foreign(batch))
 
     def _execute_apart(self, call: Call) -> None:
         """A submitted flow's body has a thread of its own, and takes no slot of any runner."""
@@ -259,6 +267,8 @@ class Engine:
 
     def cancel(self, run: Run, grace: float | None = None) -> bool:
         """Ask for `run` to be cancelled; False if it has ended. Does not block."""
+        if isinstance(run.pending, Call) and run.pending.away is not None:
+            run.pending.begin()  # another process may be about to execute it: it is over when that says so
         with run.lock:
             if run.done:
                 return False
@@ -388,7 +398,7 @@ class Engine:
 def _lost_error(error: BaseException) -> WorkerLost:
     if isinstance(error, WorkerLost):
         return error
-    lost = WorkerLost(f"The worker was lost: {type(error).__name__}: {error}")
+    lost = WorkerLost(f"The worker was lost: {describe(error)}")
     lost.__cause__ = error
     return lost
 

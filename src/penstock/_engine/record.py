@@ -6,9 +6,9 @@ Runs on the recorder's thread while the run goes on, and at the run's end on the
 from __future__ import annotations
 
 import json
-import traceback
 from typing import TYPE_CHECKING, Any
 
+from penstock._core.errors import text_of, traceback_of
 from penstock._engine.ids import as_hex
 from penstock.futures import UnexpandedFutureList
 from penstock.states import Status
@@ -109,21 +109,7 @@ def attempt_row(run: Run, error: BaseException | None) -> AttemptRow:
 def _described(error: BaseException | None) -> tuple[str | None, str | None, str | None]:
     if error is None:
         return None, None, None
-    return type(error).__name__, _text(error), _traceback(error)
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as broken:
-        return f"(its text cannot be shown: {type(broken).__name__})"
-
-
-def _traceback(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception as broken:
-        return f"(the traceback cannot be shown: {type(broken).__name__})"
+    return type(error).__name__, text_of(error), traceback_of(error)
 
 
 def _edges(run: Run, link: Link) -> list[EdgeRow]:

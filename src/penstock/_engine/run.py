@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
+from penstock._core.errors import text_of
 from penstock._core.machine import COMPLETED, RUNNING, Command, Event, Reason, step
 from penstock._engine import record, waiting
 from penstock._engine.ids import as_hex
@@ -264,7 +265,7 @@ class Run:
     def fail(self, event: Event, error: BaseException, message: str | None = None) -> Command:
         """`advance` with the exception that the run ends with if the machine agrees that it ends."""
         self.error = error
-        self.message = str(error) if message is None else message
+        self.message = text_of(error) if message is None else message
         return self.advance(event)
 
     @property

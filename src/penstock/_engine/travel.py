@@ -8,7 +8,7 @@ about the run (retries, time limits, hooks, its record) stays at home; see `visi
 from __future__ import annotations
 
 from _thread import allocate_lock
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +18,7 @@ from penstock._core.serial import LARGE, Packed, is_plain, pack
 from penstock._engine import capture
 from penstock._engine.context import current_tags
 from penstock.exceptions import SerializationError
+from penstock.settings import overrides
 
 if TYPE_CHECKING:
     from penstock._engine.attempt import Call
@@ -55,6 +56,7 @@ class Household(NamedTuple):
     version: str | None
     ancestors: Sequence[Ancestor]  # the flow runs around it, nearest first
     settings: Settings
+    overrides: Mapping[str, str] | None  # of settings, in the context of the flow
     levels: dict[str, int]  # of the loggers at home
 
 
@@ -125,6 +127,7 @@ def pack_household(run: Run) -> Packed:
         plan.version,
         ancestors,
         run.engine.settings,
+        None if run.context is None else run.context.get(overrides),
         capture.levels(),
     )
     return pack(household, plan.name)

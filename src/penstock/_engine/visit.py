@@ -21,6 +21,7 @@ from penstock._engine.engine import Engine
 from penstock._engine.plan import Plan
 from penstock._engine.run import Run
 from penstock._engine.travel import Ancestor, Household, Report, Stray, Visit
+from penstock.settings import overrides
 from penstock.states import Status
 from penstock.store.base import Batch
 
@@ -39,7 +40,8 @@ class Relay:
         self._send_home = send_home
 
     def touch(self, run: Run) -> None: ...
-    def log(self, row: Any) -> None: ...  # log lines go home as log records: see `capture.forward`
+    def log(self, row: Any) -> None:
+        self._send_home(("line", tuple(row)))
 
     def finish(self, run: Run, snapshot: Any) -> None:
         batch = Batch.empty()
@@ -62,6 +64,7 @@ class Home:
             capture.capture_prints()
         self._engine = _engine_for(household, make_runner, Relay(send_home))
         self._plan = _plan_for(household)
+        self._overrides = household.overrides
         self._run: Run | None = None
 
     def visit(self, facts: tuple[Any, ...], common: dict[str, Any]) -> Report:
@@ -72,6 +75,7 @@ class Home:
         run.custom_name, run.attempt = visit.run_name, visit.attempt - 1
         run.context = copy_context()
         run.context.run(current_tags.set, visit.context_tags)
+        run.context.run(overrides.set, self._overrides)
         self._run = run
         started = engine.now()
         drive.Blocking(advice="", life=_stay).drive(run)
@@ -80,6 +84,9 @@ class Home:
         unseen, engine.failures = [failed for failed in engine.failures if not ending.is_settled(failed)], []
         strays = [Stray(run.id, run.plan.kind, run.name, run.created, run.error) for run in unseen if run.error]
         outcome = _outcome(run)
+        # Runs and calls refer to each other: large values are not to wait for the collector.
+        run.value = run.call = run.context = run.driver = None
+        run.parameters = {}
         return Report(
             int(outcome.event),
             outcome.value,

@@ -175,7 +175,10 @@ class TaskRunner(ABC):
         return self._settings() == other._settings()
 
     def __hash__(self) -> int:
-        return hash((type(self), self._settings()))
+        try:
+            return hash((type(self), self._settings()))
+        except TypeError:  # arguments for an initializer may be anything
+            return hash(type(self))
 
     # --- used alone ---------------------------------------------------------------------------------------
 

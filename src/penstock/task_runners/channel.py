@@ -17,12 +17,13 @@ import tempfile
 import threading
 from collections import deque
 from typing import Any
+from weakref import WeakSet
 
-from penstock._core.serial import Packed
+from penstock._core.serial import MOST_BUFFERS, Packed
 
 _HEADER = struct.Struct("!QH")  # bytes of the message, descriptors that belong to it
 _CHUNK = 1 << 18
-_MOST_DESCRIPTORS = 200  # in one message; the kernel takes 253
+_MOST_MAPPED = 64  # buffers at a time: each keeps a descriptor open for as long as its value lives
 
 
 class Channel:
@@ -31,6 +32,8 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._sending = threading.Lock()
+        self._poll = select.poll()
+        self._poll.register(end, select.POLLIN)
         self._data = bytearray()
         self._descriptors: deque[int] = deque()
 
@@ -68,12 +71,12 @@ class Channel:
             message = self._next_message()
             if message is not None:
                 return message
-            if timeout is not None and not select.select([self._socket], [], [], timeout)[0]:
+            if timeout is not None and not self._poll.poll(timeout * 1000):
                 return None
             self._read()
 
     def _read(self) -> None:
-        data, descriptors, _, _ = socket.recv_fds(self._socket, _CHUNK, _MOST_DESCRIPTORS)
+        data, descriptors, _, _ = socket.recv_fds(self._socket, _CHUNK, MOST_BUFFERS)
         self._descriptors.extend(descriptors)
         if not data:
             raise EOFError
@@ -132,6 +135,22 @@ def _anonymous() -> int:
         return os.dup(file.fileno())
 
 
-def _mapped(descriptor: int) -> mmap.mmap:
+_alive: WeakSet[mmap.mmap] = WeakSet()
+
+
+def _mapped(descriptor: int) -> mmap.mmap | bytearray:
     size = os.fstat(descriptor).st_size
-    return mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    if len(_alive) < _MOST_MAPPED:
+        try:
+            mapping = mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        except OSError:  # the program is short of descriptors
+            return _copied(descriptor, size)
+        _alive.add(mapping)
+        return mapping
+    return _copied(descriptor, size)
+
+
+def _copied(descriptor: int, size: int) -> bytearray:
+    data = bytearray(size)
+    os.preadv(descriptor, [data], 0)
+    return data

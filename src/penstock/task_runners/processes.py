@@ -13,17 +13,19 @@ from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future as StandardFuture
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from penstock import settings
 from penstock._core import serial
-from penstock.exceptions import SerializationError, WorkerLost
+from penstock.exceptions import WorkerLost
 from penstock.task_runners.base import Call, Capabilities, TaskRunner
 from penstock.task_runners.channel import Channel, close_all, lay_out, pick_up
 
 _BATCH_SECONDS = 0.01  # about how long a worker is to be busy with what it is sent at once
 _MOST = 256  # calls sent at once
 _COMMONS = 4  # large arguments of maps that a process keeps
+_ATTEMPTS = 3  # at sending calls to processes that are found dead
+_LISTEN = 0.25  # seconds after which a process that says nothing is looked at
 _LOOK = 0.05  # seconds after which what a worker is busy with is said to run
 _numbers = itertools.count(1)
 
@@ -128,37 +130,44 @@ class Pool:
     def put(self, call: Any, released: bool) -> None:
         with self._work:
             (self._released if released else self._fresh).append(call)
-            if self._waiting:
-                self._work.notify()
-            elif len(self._workers) < self.size:
+            if not self._wake(1) and len(self._workers) < self.size:
                 worker = Worker(self)
                 self._workers.append(worker)
                 worker.start()
 
     def put_back(self, calls: list[Any]) -> None:
         """Calls that a worker had and did not begin: they are next."""
+        for call in calls:
+            call.away = None
         with self._work:
             self._released.extendleft(reversed(calls))
-            self._work.notify(len(calls))
+            self._wake(len(calls))
 
-    def take(self) -> list[Any]:
-        """Wait for work; the calls that a worker is to have at once. None left and closed: an empty list."""
+    def _wake(self, number: int) -> int:
+        """Wake so many of those who wait for work, and no one twice; how many there were."""
+        number = min(number, self._waiting)
+        self._waiting -= number
+        self._work.notify(number)
+        return number
+
+    def take(self, most: int) -> list[Any]:
+        """Wait for work; the calls that a worker is to have at once. Closed: an empty list."""
         with self._work:
-            while not (self._released or self._fresh):
-                if self.closed:
-                    return []
+            while not self.closed:
+                queue = self._released or self._fresh
+                if queue:
+                    return self._batch(queue, most)
                 self._waiting += 1
                 self._take_back()
                 self._work.wait()
-                self._waiting -= 1
-            return self._batch(self._released or self._fresh)
+            return []
 
     def _take_back(self) -> None:
         """A worker is idle: whoever has more than it can begin now gives the rest back."""
         for worker in self._workers:
             worker.give_back()
 
-    def _batch(self, queue: deque[Any]) -> list[Any]:
+    def _batch(self, queue: deque[Any], most: int) -> list[Any]:
         first = queue.popleft()
         batch = [first]
         if first.in_a_hurry:
@@ -166,7 +175,7 @@ class Pool:
         seconds = self.seconds_per_call.get(first.key)
         size = 1 if seconds is None else int(_BATCH_SECONDS / max(seconds, 1e-6))
         # A fair share at most: the others are not to be idle at the end.
-        size = min(size, _MOST, len(queue) // (2 * self.size))
+        size = min(size, most, len(queue) // (2 * self.size))
         while len(batch) < size and queue and queue[0].key == first.key and not queue[0].in_a_hurry:
             batch.append(queue.popleft())
         return batch
@@ -180,7 +189,7 @@ class Pool:
         """End the workers; blocks until their processes are gone. Nobody waits for what they still do."""
         with self._work:
             self.closed = True
-            self._work.notify_all()
+            self._wake(self._waiting)
         for worker in self._workers:
             worker.end()
         for worker in self._workers:
@@ -206,60 +215,102 @@ class Worker(threading.Thread):
     # --- the thread -----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        while batch := self._pool.take():
-            batch = [call for call in batch if not call.claimed]
-            if batch and self._has_process(batch):
+        while batch := self._pool.take(self._room()):
+            batch = [call for call in batch if not (call.claimed or call.is_over)]
+            try:
                 self._serve(batch)
+            except BaseException as error:  # whatever it is, the calls must not wait for ever
+                self._give_up(batch, error)
         self._let_go()
 
-    def _has_process(self, batch: list[Any]) -> bool:
-        """Start a process if there is none; if that fails, the calls fail with it."""
-        if self._process is not None and self._pool.most_calls is not None and self._served >= self._pool.most_calls:
+    def _room(self) -> int:
+        """How many calls the process may still be sent."""
+        most = self._pool.most_calls
+        if most is None:
+            return _MOST
+        if self._served >= most:
             self._let_go()
-        if self._process is not None:
-            return True
-        try:
-            self._start_process()
-        except Exception as error:
-            self._discard()
-            for call in batch:
+        return min(_MOST, most - self._served)
+
+    def _give_up(self, batch: list[Any], error: BaseException) -> None:
+        self._discard()
+        self._calls.clear()
+        if not isinstance(error, Exception):
+            error = WorkerLost(f"The thread of a worker process ended with {type(error).__name__}", worker=self.name)
+        for call in batch:
+            if not call.is_over:
                 _call_apart(call, call.refuse, error)
-            return False
-        return True
 
     def _serve(self, batch: list[Any]) -> None:
+        parcels = [parcel for call in batch if (parcel := _pack(call)) is not None]
+        if not self._send_to_living(parcels):
+            return
         try:
-            self._send(batch)
             while self._calls:
                 self._hear()
             self._forget()
         except (EOFError, OSError):
             self._mourn()
 
-    def _send(self, batch: list[Any]) -> None:
-        packed = []
-        for position, call in enumerate(batch):
-            if position == 0 and not call.start_away():
-                continue
+    def _send_to_living(self, parcels: list[Parcel]) -> bool:
+        """Send calls to a process; if it turns out to be dead, none of them has begun, and the next one gets them."""
+        if parcels and not parcels[0].call.start_away():
+            parcels = parcels[1:]
+        for call, *_ in parcels:
+            call.away = self
+        for attempt in range(_ATTEMPTS):
+            self._ensure_process()
+            parcels = [parcel for parcel in parcels if _is_wanted(parcel.call)]
+            if not parcels:
+                return False
             try:
-                packed.append((call, *call.pack()))
-            except SerializationError as error:
-                call.refuse(error)
-        small = []
-        for call, household, common, visit in packed:
+                self._send(parcels)
+                return True
+            except OSError:
+                if self._some_were_sent(parcels):
+                    return True
+                self._discard()
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        return False
+
+    def _some_were_sent(self, parcels: list[Parcel]) -> bool:
+        """The process has died while it was sent calls: those that it has not got are queued again."""
+        sent = set(map(id, self._calls.values()))
+        if not sent:
+            return False
+        self._pool.put_back([call for call, *_ in parcels if id(call) not in sent])
+        return True
+
+    def _ensure_process(self) -> None:
+        if self._process is not None and self._process.poll() is not None:
+            self._discard()
+        if self._process is None:
+            self._start_process()
+
+    def _send(self, parcels: list[Parcel]) -> None:
+        small: dict[int, Any] = {}
+        facts: list[Any] = []
+        for call, household, common, visit in parcels:
             number = next(_numbers)
             self._introduce("home", self._homes, household)
             if common is not None:
                 self._introduce("common", self._commons, common)
-            self._calls[number] = call
-            call.away = self
-            facts = (number, id(household), None if common is None else id(common), visit.data)
+            fact = (number, id(household), None if common is None else id(common), visit.data)
             if visit.buffers:
-                self._send_with_buffers(("call", *facts), visit)
+                self._send_small(small, facts)  # they come first
+                small, facts = {}, []
+                self._send_with_buffers(("call", *fact), visit)
+                self._calls[number] = call
             else:
-                small.append(facts)
-        if small:
-            self._the_channel.send(("calls", small))
+                small[number] = call
+                facts.append(fact)
+        self._send_small(small, facts)
+
+    def _send_small(self, calls: dict[int, Any], facts: list[Any]) -> None:
+        if calls:
+            self._the_channel.send(("calls", facts))
+            self._calls.update(calls)
 
     def _introduce(self, kind: str, known: dict[int, serial.Packed], packed: serial.Packed) -> None:
         """Send what many calls refer to, unless the process has it."""
@@ -288,14 +339,16 @@ class Worker(threading.Thread):
         return self._channel
 
     def _hear(self) -> None:
-        """Take in one message; if none comes for a while, what the process is busy with is running."""
+        """Take in one message; if none comes for a while, what the process is busy with is running, or it is dead."""
         running = next(iter(self._calls.values()))
-        heard = self._the_channel.receive(None if running.claimed else _LOOK)
-        if heard is None:
+        heard = self._the_channel.receive(_LISTEN if running.claimed else _LOOK)
+        if heard is not None:
+            message, descriptors = heard
+            getattr(self, f"_on_{message[0]}")(descriptors, *message[1:])
+        elif not running.claimed:
             running.start_away()
-            return
-        message, descriptors = heard
-        getattr(self, f"_on_{message[0]}")(descriptors, *message[1:])
+        elif self._process is None or self._process.poll() is not None:
+            raise EOFError  # a child of its own may keep the socket open
 
     def _on_back(self, descriptors: list[int], numbers: list[int]) -> None:
         self._asked_back = False
@@ -338,7 +391,7 @@ class Worker(threading.Thread):
         ours, theirs = socket.socketpair()
         with theirs:
             code = f"from penstock.task_runners.worker import main; main({theirs.fileno()})"
-            command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code]  # type: ignore[attr-defined]
+            command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-P", "-c", code]  # type: ignore[attr-defined]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         self._channel = Channel(ours)
         packed = serial.pack(self._pool.initializer, "initializer")
@@ -346,15 +399,20 @@ class Worker(threading.Thread):
         self._await_readiness()
 
     def _await_readiness(self) -> None:
+        heard = None
         try:
-            message, _ = self._the_channel.receive()
-        except EOFError:
+            while heard is None:
+                heard = self._the_channel.receive(_LISTEN)
+                if self._pool.closed:
+                    raise EOFError
+        except (EOFError, OSError):
             exitcode = self._discard()
-            raise WorkerLost(
-                f"A worker process ended before it was ready, with exit code {exitcode}", exitcode=exitcode
-            ) from None
-        if message[0] == "unfit":
-            raise serial.unpack(serial.Packed(message[1]))
+            message = f"A worker process ended before it was ready, with exit code {exitcode}"
+            raise WorkerLost(message, exitcode=exitcode, worker=self.name) from None
+        (kind, *content), _ = heard
+        if kind == "unfit":
+            self._discard()
+            raise serial.unpack(serial.Packed(content[0]))
 
     def _discard(self) -> int:
         """Clear away a process that has ended, or is to; its exit code."""
@@ -399,7 +457,7 @@ class Worker(threading.Thread):
 
     def kill(self, call: Any) -> None:
         with self._killing:
-            if self._process is not None and any(other is call for other in list(self._calls.values())):
+            if self._process is not None and call.away is self:
                 self._process.kill()
 
     def end(self) -> None:
@@ -408,6 +466,32 @@ class Worker(threading.Thread):
             with self._killing:
                 if self._process is not None:
                     self._process.kill()
+
+
+class Parcel(NamedTuple):
+    """A call with what is to be sent of it."""
+
+    call: Any
+    household: serial.Packed
+    common: serial.Packed | None
+    visit: serial.Packed
+
+
+def _pack(call: Any) -> Parcel | None:
+    """None, if that cannot be done: then the call has failed."""
+    try:
+        return Parcel(call, *call.pack())
+    except Exception as error:
+        _call_apart(call, call.refuse, error)
+        return None
+
+
+def _is_wanted(call: Any) -> bool:
+    """Whether to send a call; one that has been asked to stop before it could be sent is over."""
+    if call.claimed and call.stopping:
+        _call_apart(call, call.lose, WorkerLost("Stopped before it began"))
+        return False
+    return bool(call.claimed or not call.is_over)
 
 
 def _call_apart(call: Any, action: Callable[[Any], object], argument: Any) -> None:

@@ -7,24 +7,27 @@ can be asked to stop, and calls that have not begun can be taken back.
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import socket
 import sys
 import threading
-import traceback
 from collections import OrderedDict, deque
 from queue import SimpleQueue
 from typing import Any
 
 from penstock._core import serial
-from penstock.exceptions import FailedRun, SerializationError
+from penstock._core.errors import add_note, describe, traceback_of
+from penstock.exceptions import CancelledRun, FailedRun, SerializationError
 from penstock.task_runners import base
 from penstock.task_runners.channel import Channel, close_all, lay_out, pick_up
 from penstock.task_runners.threads import ThreadPoolTaskRunner
 
 _HOUSEHOLDS = 64  # kept: a household's function and its flow run's facts
-_TRUSTED = ("builtins", "numpy", "datetime", "decimal", "collections", "pathlib", "uuid", "fractions")
+_HARMLESS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, range})
+_HARMLESS_NAMES = frozenset(
+    {"datetime", "date", "time", "timedelta", "Decimal", "Fraction", "UUID", "PosixPath", "array"}
+)
+_HARMLESS_MODULES = frozenset({"datetime", "decimal", "fractions", "uuid", "pathlib"})
 
 
 def main(descriptor: int) -> None:
@@ -57,10 +60,11 @@ class Worker:
         self._channel = channel
         self._calls: deque[tuple[int, int, int | None, bytes, list[int]]] = deque()
         self._bell: SimpleQueue[None] = SimpleQueue()
-        self._packed_homes: dict[int, bytes] = {}
+        self._packed_homes: dict[int, tuple[bytes, list[int]]] = {}
         self._commons: dict[int, tuple[bytes, list[int]]] = {}
         self._homes: OrderedDict[int, Any] = OrderedDict()
         self._current: tuple[Any, int] | None = None
+        self._to_stop: set[int] = set()  # calls that are not to be begun
         self._ending = False
 
     def prepare(self) -> None:
@@ -89,8 +93,7 @@ class Worker:
             os._exit(1)
 
     def _on_home(self, descriptors: list[int], key: int, data: bytes) -> None:
-        close_all(descriptors)
-        self._packed_homes[key] = data
+        self._packed_homes[key] = data, descriptors
 
     def _on_common(self, descriptors: list[int], key: int, data: bytes) -> None:
         self._commons[key] = data, descriptors
@@ -108,6 +111,7 @@ class Worker:
             self._bell.put(None)
 
     def _on_stop(self, descriptors: list[int], number: int, run_id: int) -> None:
+        self._to_stop.add(number)  # first: it may be about to begin
         current = self._current
         if current is not None and current[1] == number:
             current[0].ask_to_stop(run_id)
@@ -144,24 +148,28 @@ class Worker:
             home = self._home(home_key)
             visit = serial.unpack(pick_up(data, descriptors))
             common = {} if common_key is None else self._common(common_key)
+            self._current = home, number
+            if number in self._to_stop:
+                raise CancelledRun
+            report = home.visit(visit, common)
         except BaseException as error:
             self._channel.send(("refused", number, *_packed_error(error)))
             return
-        self._current = home, number
-        report = home.visit(visit, common)
-        self._current = None
+        finally:
+            self._current = None
+            self._to_stop.discard(number)
         self._report(number, report)
 
     def _common(self, key: int) -> dict[str, Any]:
         """The arguments that a map's children share: rebuilt for each, so that none sees what another does to them."""
-        data, descriptors = self._commons[key]
-        arguments: dict[str, Any] = serial.unpack(pick_up(data, [os.dup(descriptor) for descriptor in descriptors]))
+        arguments: dict[str, Any] = serial.unpack(_kept(*self._commons[key]))
         return arguments
 
     def _home(self, key: int) -> Any:
         home = self._homes.get(key)
         if home is None:
-            home = base.open_home(pickle.loads(self._packed_homes[key]), ThreadPoolTaskRunner, self._send_home)
+            household = serial.unpack(_kept(*self._packed_homes[key]))
+            home = base.open_home(household, ThreadPoolTaskRunner, self._send_home)
             self._homes[key] = home
             if len(self._homes) > _HOUSEHOLDS:
                 self._homes.popitem(last=False)
@@ -179,6 +187,11 @@ class Worker:
         descriptors = lay_out(packed)
         self._channel.send(("done", number, packed.data), descriptors)
         close_all(descriptors)
+
+
+def _kept(data: bytes, descriptors: list[int]) -> serial.Packed:
+    """A pickle that will be needed again."""
+    return pick_up(data, [os.dup(descriptor) for descriptor in descriptors])
 
 
 def pack_report(report: Any) -> serial.Packed:
@@ -202,43 +215,40 @@ def _try_out(packed: serial.Packed) -> None:
     try:
         serial.unpack(packed)
     except Exception as error:
-        message = f"return value cannot be rebuilt: {type(error).__name__}: {error}"
+        message = f"return value cannot be rebuilt: {describe(error)}"
         raise SerializationError(message, path="return value") from error
 
 
 def _is_trusted(value: Any) -> bool:
+    """Whether rebuilding it executes nobody's code. Large containers are not looked through: trying out is cheaper."""
     kind = type(value)
+    if kind in _HARMLESS:
+        return True
     if kind in (list, tuple, set, frozenset):
-        return all(_is_trusted(item) for item in value) if len(value) < 100 else False
-    return kind.__module__.partition(".")[0] in _TRUSTED and kind is not dict
+        return len(value) < 100 and all(map(_is_trusted, value))
+    if kind is dict:
+        return len(value) < 100 and all(map(_is_trusted, value)) and all(map(_is_trusted, value.values()))
+    if kind.__module__ == "numpy" and kind.__name__ == "ndarray":
+        return not value.dtype.hasobject
+    return kind.__module__ in _HARMLESS_MODULES and kind.__name__ in _HARMLESS_NAMES
 
 
 def portable_error(error: BaseException) -> BaseException:
     """The exception with its traceback as a note; a `FailedRun` that tells of it, if it cannot be sent."""
-    substitute = FailedRun(f"{type(error).__qualname__}: {_text(error)}")
-    text = _traceback(error)
-    substitute.add_note(text)
+    substitute = FailedRun(describe(error))
+    note = f"In the worker process:\n{traceback_of(error).rstrip()}"
+    substitute.add_note(note)
+    add_note(error, note)
     try:
-        error.add_note(text)
-        rebuilt = serial.unpack(serial.pack(error, "exception"))
+        rebuilt = serial.unpack(serial.pack(error, "exception", apart=False))
     except Exception:
         return substitute
     return error if type(rebuilt).__qualname__ == type(error).__qualname__ else substitute
 
 
-def _traceback(error: BaseException) -> str:
-    try:
-        return "In the worker process:\n" + "".join(traceback.format_exception(error)).rstrip()
-    except Exception as broken:
-        return f"In the worker process (its traceback cannot be shown: {type(broken).__name__})"
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as broken:
-        return f"(its text cannot be shown: {type(broken).__name__})"
-
-
 def _packed_error(error: BaseException) -> tuple[bytes]:
-    return (serial.pack(portable_error(error), "exception").data,)
+    """An error of the machinery: what would end the program at home is told there as a failure."""
+    portable = portable_error(error)
+    if not isinstance(portable, Exception):
+        portable = FailedRun(describe(error))
+    return (serial.pack(portable, "exception", apart=False).data,)

@@ -1,0 +1,32 @@
+"""Exceptions of users, which may refuse to be shown, noted on or re-raised: what can be done all the same."""
+
+from __future__ import annotations
+
+import traceback
+
+
+def text_of(error: BaseException) -> str:
+    """What the exception says; if it cannot say it, that."""
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"(its text cannot be shown: {type(broken).__name__})"
+
+
+def describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
+def traceback_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception as broken:
+        return f"(the traceback cannot be shown: {type(broken).__name__})"
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Like `error.add_note`; an exception that takes no attributes does without."""
+    try:
+        error.add_note(note)
+    except Exception:
+        return
