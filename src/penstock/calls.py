@@ -6,7 +6,9 @@ call differ in their drivers and in nothing else.
 
 from __future__ import annotations
 
+import sys
 import time
+from _thread import get_ident
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +21,7 @@ from penstock._engine.context import current_run, current_tags
 from penstock._engine.engine import Engine
 from penstock._engine.mailbox import Mailbox
 from penstock._engine.recorder import Recorder, recorder_for
+from penstock.exceptions import CancelSignal
 from penstock.states import MISSING, State, StateDetails, StateType
 from penstock.store.sqlite import SQLiteStore
 from penstock.task_runners.threads import ThreadPoolTaskRunner
@@ -68,8 +71,7 @@ def task_run(task: Definition, parameters: dict[str, Any], waits: Sequence[Link]
         run = engine.new_root(plan, parameters, None, current_tags.get() | plan.tags)
     else:
         engine = parent.engine
-        if engine.closing:
-            signals.raise_pending()
+        _heed_requests(parent)
         plan = task.plan_in(engine)
         run = engine.new_run(plan, parameters, parent, next(plan.calls), None)
     engine.attach(run, waits)
@@ -79,8 +81,8 @@ def task_run(task: Definition, parameters: dict[str, Any], waits: Sequence[Link]
 def flow_run(flow: Definition, runner: TaskRunner, parameters: dict[str, Any], waits: Sequence[Link]) -> Run:
     """A run of a flow, with an engine and a runner of its own."""
     parent = current_run.get()
-    if parent is not None and parent.engine.closing:
-        signals.raise_pending()
+    if parent is not None:
+        _heed_requests(parent)
     engine = new_engine(runner, parent)
     plan = flow.plan_in(engine)
     engine.logs_prints = plan.log_prints
@@ -123,9 +125,18 @@ def submitting_run(what: str) -> Run:
     parent = current_run.get()
     if parent is None:
         raise RuntimeError(_no_run_message(what))
+    _heed_requests(parent)
+    return parent
+
+
+def _heed_requests(parent: Run) -> None:
+    """A body that calls into the engine again and again must hear that it is to stop."""
+    call = parent.call
+    stopping = call is not None and call.stopping and call.thread == get_ident()
+    if stopping and not isinstance(sys.exception(), CancelSignal):  # else it has heard, and is cleaning up
+        raise CancelSignal
     if parent.engine.closing:
         signals.raise_pending()
-    return parent
 
 
 def _no_run_message(what: str) -> str:

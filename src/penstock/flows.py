@@ -239,8 +239,12 @@ def cancel_run(run_id: UUID | str) -> State[Any]:
     to does not answer. Does not block for a run of this process; else until the request has arrived, at most 3
     seconds.
     """
-    run = calls.find_live(UUID(str(run_id)))
+    try:
+        wanted = UUID(str(run_id))
+    except ValueError:
+        raise LookupError(f"{run_id!r} is not the id of a run: give the UUID, such as runtime.flow_run.id") from None
+    run = calls.find_live(wanted)
     if run is not None:
         run.cancel()
         return run.state()
-    return calls.cancel_elsewhere(UUID(str(run_id)))
+    return calls.cancel_elsewhere(wanted)

@@ -63,10 +63,14 @@ class Gate:
     def wait(self, timeout: float | None = None) -> bool:
         """Block until opened; False after `timeout` seconds. Signals are handled while waiting."""
         if timeout is None:
-            return self._lock.acquire()
+            # A signal that comes just before the lock is waited for would be heard at the end of the wait only.
+            while not self._lock.acquire(timeout=_TURN):
+                pass
+            return True
         return self._lock.acquire(timeout=min(max(timeout, 0), _LONGEST_WAIT))
 
 
+_TURN = 1.0  # seconds of a wait after which signals are looked for
 _LONGEST_WAIT = 9_000_000.0  # seconds; locks refuse longer timeouts than the platform can count
 
 

@@ -20,7 +20,9 @@ def get_run_logger() -> logging.LoggerAdapter[logging.Logger]:
     """
     run = current_run.get() or interrupt.sole_root_run()
     if run is not None:
-        return _RunAdapter(logging.getLogger(f"penstock.{run.plan.kind}_runs"), run.log_extra())
+        adapter = _RunAdapter(logging.getLogger(f"penstock.{run.plan.kind}_runs"), run.log_extra())
+        adapter.run = run
+        return adapter
     if interrupt.runs_are_active():
         return logging.LoggerAdapter(logging.getLogger("penstock"), {})
     raise MissingContextError(
@@ -30,6 +32,18 @@ def get_run_logger() -> logging.LoggerAdapter[logging.Logger]:
 
 class _RunAdapter(logging.LoggerAdapter[logging.Logger]):
     """Adds the run's ids and names to each line, next to what the caller adds."""
+
+    run: Any = None
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        if current_run.get() is not None:
+            super().log(*args, **kwargs)
+            return
+        token = current_run.set(self.run)  # in a thread that knows of no run: the line is recorded with this one
+        try:
+            super().log(*args, **kwargs)
+        finally:
+            current_run.reset(token)
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
         kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}

@@ -300,7 +300,7 @@ main()
         "quick-0": "Cancelled",
     }
     stuck = program.rows()[1]["stuck-0"]
-    assert "did not stop within 0.2 s; still running in thread" in (stuck.message or "")
+    assert "did not stop within 0.5 s; still running in thread" in (stuck.message or "")
     assert "script.py:" in (stuck.message or "")
 
 

@@ -6,7 +6,6 @@ value. Buffers from `LARGE` on are left out of the pickle (protocol 5): they go 
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -51,9 +50,19 @@ def pack(value: Any, what: str, *, plain: bool = False, apart: bool = True) -> P
 
 
 def _dumps(value: Any, buffer_callback: Any) -> bytes:
-    with io.BytesIO() as file:
-        _pickler_class()(file, 5, buffer_callback=buffer_callback).dump(value)
-        return file.getvalue()
+    sink = _Sink()
+    _pickler_class()(sink, 5, buffer_callback=buffer_callback).dump(value)
+    return b"".join(sink.parts)
+
+
+class _Sink:
+    """What a pickler writes to."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    def write(self, part: Any) -> None:
+        self.parts.append(bytes(part))
 
 
 @cache

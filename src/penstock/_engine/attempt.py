@@ -118,7 +118,7 @@ class Call:
     @property
     def is_over(self) -> bool:
         """Whether there is nothing to execute any more: the run has been cancelled."""
-        return self.run.status.final
+        return self.run.status.final or self.run.engine.closing
 
     @property
     def in_a_hurry(self) -> bool:
@@ -170,6 +170,8 @@ class Call:
     def begin(self) -> bool:
         """Take the call and start the attempt; False if somebody else has, or if the run is cancelled."""
         run = self.run
+        if run.engine.closing and run.engine.root is not run and self.away is None:
+            run.engine.cancel(run)  # its turn has not come yet; without this, others would start until it comes
         with run.lock:
             if self.claimed or step(run, STARTED, run.plan) is not RUN:
                 return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import logging
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -92,11 +93,23 @@ def _dispatch_print(
     *values: object, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False
 ) -> None:
     run = current_run.get()
-    if run is None or not run.plan.log_prints or file not in (None, sys.stdout, sys.stderr):
+    logged = run is not None and run.plan.log_prints and file in (None, sys.stdout, sys.stderr)
+    if run is None or not logged or _logging_print.on or not isinstance(sep, str | None):
         _print(*values, sep=sep, end=end, file=file, flush=flush)
         return
     text = (" " if sep is None else sep).join(map(str, values))
-    logging.getLogger(f"penstock.{run.plan.kind}_runs").info("%s", text)
+    _logging_print.on = True  # a handler that prints prints
+    try:
+        logging.getLogger(f"penstock.{run.plan.kind}_runs").info("%s", text, extra=run.log_extra())
+    finally:
+        _logging_print.on = False
+
+
+class _LoggingPrint(threading.local):
+    on = False
+
+
+_logging_print = _LoggingPrint()
 
 
 # --- between processes ------------------------------------------------------------------------------------------------

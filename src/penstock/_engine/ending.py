@@ -17,13 +17,14 @@ from penstock._core.binding import short
 from penstock._core.errors import add_note, describe, text_of
 from penstock._core.machine import COMPLETED, DELAY, UPSTREAM, Command, Event
 from penstock._core.outcome import Outcome
+from penstock._engine import signals
 from penstock._engine.attempt import crash_message
 from penstock._engine.context import current_run
 from penstock._engine.record import Snapshot
 from penstock._engine.requests import Awaited, Childless, Ended
 from penstock._engine.upstream import is_given, promise_of, state_error, upstream_error, value_of
 from penstock.annotations import quote
-from penstock.exceptions import CancelledRun, CancelSignal, CrashedRun, InternalError
+from penstock.exceptions import CancelledRun, CancelSignal, CrashedRun, FailedRun, InternalError
 from penstock.states import State, StateType, Status
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ def leaves_something(run: Run, outcome: Outcome) -> bool:
 
 def wind_up(run: Run, outcome: Outcome) -> Generator[Any, Any, Outcome]:
     """See to it that everything the body left behind is over, and work out what the attempt amounts to."""
+    interruption = signals.delivered_to(run)
+    if interruption is not None and outcome.event is Event.RETURNED:
+        outcome = Outcome(Event.CRASHED, error=interruption)  # the signal, not the body, has the last word
     if run.children:
         yield from _close_generators(run)
     while run.children:
@@ -134,7 +138,7 @@ def _look_into(run: Run, outcome: Outcome) -> Generator[Any, Any, Outcome]:
     value = outcome.value
     if inspect.iscoroutine(value):
         return _unawaited(run, value)
-    if isinstance(value, State) or states.is_state_iterable(value):
+    if isinstance(value, State) or (not isinstance(value, graph.Upstream) and states.is_state_iterable(value)):
         return _by_state(states.return_value_to_state(value))
     found = graph.find({"return": value}, keep_quotes=True)
     for quoted in _quotes_in(value):
@@ -185,7 +189,10 @@ def _by_state(state: State[Any]) -> Outcome:
         return Outcome(Event.RAISED, error=state_error(state))
     if state.is_completed():
         return Outcome(Event.RETURNED, state.data, message=state.message, state=state)
-    error = states.get_state_exception(state)
+    try:
+        error = states.get_state_exception(state)
+    except ValueError:  # states of runs that go on: none of them is bad
+        error = FailedRun(state.message or "Run failed.")
     return Outcome(_EVENTS[state.type], error=error, message=state.message, state=state)
 
 
@@ -211,7 +218,7 @@ def _value_or_state(upstream: Any) -> Any:
 
 
 def _one_error(message: str, errors: Sequence[BaseException]) -> BaseException:
-    distinct = list(dict.fromkeys(errors))
+    distinct = list({id(error): error for error in errors}.values())  # exceptions need not be hashable
     if len(distinct) == 1:
         return distinct[0]
     return BaseExceptionGroup(message, distinct)
@@ -380,7 +387,9 @@ def ask(run: Run, fn: Callable[..., Any], *args: Any) -> Generator[Any, Any, Any
         return result.value
     except BaseException:  # SystemExit as well: a callback must not end a worker, or the run that it is about
         name = getattr(fn, "__name__", repr(fn))
+        token = current_run.set(run)  # the line belongs to it
         _logger.exception("%s: %s raised an exception, which changes nothing for the run", run.label, name)
+        current_run.reset(token)
         return None
 
 

@@ -194,7 +194,9 @@ class Engine:
 
     def lose(self, call: Call, error: BaseException) -> None:
         """Whatever executed the call is gone: because it was to be stopped so, or by itself."""
-        call.begin()  # a lost attempt counts, also if its worker died before it could enter the body
+        # A lost attempt counts, also if its worker died before it could enter the body.
+        if not call.claimed and not call.begin():
+            return
         call.end()
         if call.expired:
             outcome = Outcome(Event.TIMED_OUT, error=timeout_error(call.run))
@@ -262,6 +264,10 @@ class Engine:
         for child in self.root.living_children():
             if isinstance(child, Run) and child.engine is not self:
                 child.engine.refuse_new_runs()
+
+    def cancel_all_below(self) -> None:
+        """Ask everything that the root run has started to stop, whatever its body does about it."""
+        _cancel_all(self.root.living_children(), self.settings.cancel_grace_seconds)
 
     # --- stopping ---------------------------------------------------------------------------------------------
 

@@ -9,10 +9,13 @@ lock. If the thread is somewhere else we look again a few milliseconds later.
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from penstock._engine.run import Run
 
 _LOOK_AGAIN = 0.005  # seconds
+_LONG_ENOUGH = 0.05  # seconds: to look at some frames takes a thousandth of that
 
 _safe: set[CodeType] = set()
 _interruptible: set[CodeType] = set()
@@ -82,18 +86,43 @@ def _withdraw() -> None:
 
 def stop_thread(call: Call) -> None:
     """Raise `CancelSignal` in the body of `call` as soon as its thread is in user code. Does not block."""
+    _python_api()  # loaded before anything is looked at
     with call.run.lock:
         thread = call.thread
         if call.ended or call.gate is not None:
             return
-        if thread is not None and _innermost.get(thread) is call:
-            if thread == MAIN and _alarm_armed:
-                signal.pthread_kill(thread, signal.SIGALRM)
-                return
-            if _reachable(thread):
-                _raise_in(thread, CancelSignal)
-                return
+        if thread is not None and _innermost.get(thread) is call and _strike(thread):
+            return
     clock.get().call_later(_LOOK_AGAIN, lambda: stop_thread(call))
+
+
+def _strike(thread: int) -> bool:
+    """Raise `CancelSignal` in a thread that is in user code; False if it is somewhere else just now."""
+    if thread == MAIN and _alarm_armed:
+        signal.pthread_kill(thread, signal.SIGALRM)
+        return True
+    with _undisturbed():
+        reachable = _reachable(thread)
+        if reachable:
+            _raise_in(thread, CancelSignal)
+    return reachable
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep the interpreter lock for a moment: the thread that is looked at must not move before it is struck.
+
+    A thread that wants the lock asks for it after the switch interval; one that has asked already gets it in the loop
+    here, before anything is looked at.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_LONG_ENOUGH)
+    try:
+        for _ in range(3):
+            pass
+        yield
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def _reachable(thread: int) -> bool:
@@ -113,9 +142,13 @@ def is_safe(frame: FrameType | None, *, waits_too: bool = False) -> bool:
 
 
 def _raise_in(thread: int, error: type[BaseException]) -> None:
-    import ctypes  # 10 ms to import, and most programs never interrupt anything
-
+    ctypes = _python_api()
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
+
+
+@cache
+def _python_api() -> Any:
+    return importlib.import_module("ctypes")  # takes 10 ms, and most programs never interrupt anything
 
 
 def where(call: Call) -> str:

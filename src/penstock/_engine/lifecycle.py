@@ -19,7 +19,7 @@ from penstock._core.machine import ATTEMPT, DELAY, MISS, READY, Command, Event
 from penstock._core.outcome import Outcome
 from penstock._engine import ending
 from penstock._engine.attempt import Call
-from penstock._engine.requests import Acquire, Aside, Inputs, Sleep
+from penstock._engine.requests import Acquire, Aside, Childless, Inputs, Sleep
 from penstock._engine.waiting import refuse_circular_inputs
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def lifecycle(run: Run) -> Life:
     hooks = ending.seal(run)
     if hooks:
         yield from ending.fire(run, hooks)
+        while run.children:  # a hook has submitted something
+            yield Childless()
     if run.engine.root is run:
         yield from _close_engine(run)
     else:

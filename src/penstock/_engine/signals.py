@@ -38,6 +38,7 @@ class Guard:
         self._previous: dict[signal.Signals, Any] = {}
         self._task = _current_asyncio_task()
         self._delivered = False  # the body has been told
+        self.swallowed = False  # and has returned all the same
         self._repeats = 0  # signals on their way that are ours: looking again
         self._repeating = threading.Lock()
         self._over = False
@@ -65,8 +66,12 @@ class Guard:
             signal.raise_signal(signal.SIGTERM)
         elif self.received is signal.SIGINT and self._task is None:
             handler = self._previous[signal.SIGINT]
-            if callable(handler) and (handler is not signal.default_int_handler or not self._delivered):
+            unheard = not self._delivered or self.swallowed
+            if callable(handler) and (handler is not signal.default_int_handler or unheard):
                 handler(signal.SIGINT, None)  # the default one raises KeyboardInterrupt, which the body has not seen
+
+    def was_delivered_to(self, run: Run) -> bool:
+        return self._run is run and self._delivered
 
     def deliver(self) -> None:
         """Raise what the signal asks for, unless that has been done. Where this is called, raising is safe."""
@@ -82,6 +87,9 @@ class Guard:
         else:
             self.received = signal.Signals(number)
             self._run.engine.refuse_new_runs()
+            if self._task is None:
+                # Not here: the signal may have come while this thread holds a lock.
+                clock.get().call_later(0, self._run.engine.cancel_all_below)
         if self._task is not None:
             self._cancel_task(number, frame)
         elif interrupt.is_safe(frame, waits_too=True):
@@ -121,6 +129,14 @@ def reason() -> str | None:
     if _guard is None or _guard.received is None:
         return None
     return "an interrupt signal" if _guard.received is signal.SIGINT else "a termination signal"
+
+
+def delivered_to(run: Run) -> BaseException | None:
+    """What a signal has raised in the body of `run`; None if nothing. Asked for when the body has returned."""
+    if _guard is None or not _guard.was_delivered_to(run):
+        return None
+    _guard.swallowed = True
+    return _exception_for(_guard.received)
 
 
 def raise_pending() -> None:

@@ -36,6 +36,9 @@ class _Given:
     def culprit(self) -> Any:
         return self
 
+    def given(self) -> Any:
+        return self.error if self.failed else self._given.result()
+
     def note_blocked(self, run: Run) -> None: ...
     def uuid(self, kind: str) -> Any:
         return self._given.state_details.task_run_id if kind == "task" else None

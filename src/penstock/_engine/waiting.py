@@ -146,13 +146,29 @@ async def rest(waiter: asyncio.Future[None], among: Sequence[Any] = ()) -> None:
         refuse_cycle(run, among[0])
     slot = None if run is None else _slot_of_this_task(run)
     if slot is None:
-        await waiter
+        await _rest_on_thread(waiter)
         return
     slot.release()
     try:
         await waiter
     finally:
         await _take_again(slot)
+
+
+async def _rest_on_thread(waiter: asyncio.Future[None]) -> None:
+    """In a loop that a synchronous body runs: the body's slot is lent while any of the loop's coroutines waits."""
+    slot = here.slot
+    if slot is None:
+        await waiter
+        return
+    here.resting += 1
+    slot.release()
+    try:
+        await waiter
+    finally:
+        here.resting -= 1
+        if not here.resting:  # else what the others wait for may need the slot
+            slot.acquire()
 
 
 def _slot_of_this_task(run: Run) -> LoopSlot | None:

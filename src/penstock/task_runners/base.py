@@ -90,6 +90,7 @@ class _Here(threading.local):
 
     slot: Slot | None = None  # a worker's
     depth: int = 0  # bodies that it executes for ones that wait, one inside the other
+    resting: int = 0  # coroutines of a loop on this thread that wait for runs
     background_loop: bool = False
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
+import resource
 import select
 import socket
 import struct
@@ -23,7 +24,7 @@ from penstock._core.serial import MOST_BUFFERS, Packed
 
 _HEADER = struct.Struct("!QH")  # bytes of the message, descriptors that belong to it
 _CHUNK = 1 << 18
-_MOST_MAPPED = 64  # buffers at a time: each keeps a descriptor open for as long as its value lives
+_MOST_MAPPED = 64  # buffers at a time, and a quarter of the descriptors that the process may have: each keeps one open
 
 
 class Channel:
@@ -140,7 +141,7 @@ _alive: WeakSet[mmap.mmap] = WeakSet()
 
 def _mapped(descriptor: int) -> mmap.mmap | bytearray:
     size = os.fstat(descriptor).st_size
-    if len(_alive) < _MOST_MAPPED:
+    if len(_alive) < min(_MOST_MAPPED, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4):
         try:
             mapping = mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         except OSError:  # the program is short of descriptors

@@ -227,6 +227,7 @@ class Worker(threading.Thread):
             self._reporting = True
             call.report(outcome)
             self._reporting = False
+            call = outcome = None  # while it is idle, this thread must not keep a result alive
             if self.written_off:
                 return
             heir, self._heir = self._heir, None
