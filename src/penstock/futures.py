@@ -98,7 +98,10 @@ class Waitable(Protocol):
 class Promise(Waitable, Protocol):
     """What a future needs of the run behind it."""
 
-    looked: bool
+    @property
+    def looked(self) -> bool: ...
+    @looked.setter
+    def looked(self, looked: bool, /) -> None: ...
 
     @property
     def ended(self) -> float | None: ...

@@ -54,7 +54,7 @@ class MapCall:
             wrappers, core = strip(argument)
             if isinstance(core, graph.Upstream | State) and not carries(wrappers, unmapped):
                 promise = promise_of(core)
-                if not promise.done or (promise.failed and not carries(wrappers, allow_failure)):
+                if not source(promise).done or (_is_bad(promise) and not carries(wrappers, allow_failure)):
                     found.append(promise)
         return found
 
@@ -115,13 +115,13 @@ def _with_value(argument: Any) -> Any:
     if not isinstance(core, Future | UnexpandedFutureList | State) or carries(wrappers, unmapped):
         return argument
     promise = promise_of(core)
-    if promise.failed:
+    if _is_bad(promise):
         if not carries(wrappers, allow_failure):
             name = promise.culprit().name
             raise upstream_error(promise, f"Cannot map over the result of {name!r}, which did not complete")
         promise.looked = True
         return unmapped(promise.given())  # its exception object stands for the whole argument
-    value = core.result()
+    value: Any = list(promise.futures()) if isinstance(promise, Expanding) else core.result()
     for wrapper in reversed(wrappers):
         value = wrapper.rewrap(value)
     return value
@@ -150,7 +150,6 @@ class _Event:
     def __init__(self, label: str) -> None:
         self.label = label
         self.done = False
-        self.looked = True
         self.failed = self.cancelled = False
         self.ended: float | None = None
         self._lock = allocate_lock()
@@ -197,7 +196,7 @@ class Expanding(_Event):
         self.error: BaseException | None = None
         self.status = Status.FAILED  # only asked for when there is an error
         self.blocked: list[Run] = []
-        self.looked = False
+        self._seen = self._looked = False
         self._sources = sources
         self._call = call
         self._engine = engine
@@ -206,7 +205,7 @@ class Expanding(_Event):
         self._cancelled = False
         self._begun: list[None] = [None]  # popped by whoever expands: once
         call.parent.adopt(self)
-        Countdown(sources, self._expand_once).start()
+        Countdown([source(promise) for promise in sources], self._expand_once).start()
 
     def _expand_once(self) -> None:
         try:
@@ -220,6 +219,8 @@ class Expanding(_Event):
             if self._cancelled:
                 raise CancelledRun(f"The {self.label} was cancelled.")
             self._futures = self._call.expand()
+            if self._looked:
+                self.looked = True
         except Exception as error:
             self.error = error
             self.failed = True
@@ -231,9 +232,9 @@ class Expanding(_Event):
     def _account_for(self, error: Exception) -> None:
         """The list could not be made: that is a failure like that of a run, or like a run that was blocked."""
         if isinstance(error, UpstreamTaskError):
-            for source in self._sources:
-                if source.failed:
-                    source.note_blocked(self)
+            for promise in self._sources:
+                if _is_bad(promise):
+                    promise.note_blocked(self)
         elif not self._cancelled:
             self._engine.failures.append(self)  # type: ignore[arg-type]
 
@@ -242,8 +243,19 @@ class Expanding(_Event):
         self.ended = self._engine.now()
         self.happen()
 
+    @property
+    def looked(self) -> bool:
+        return self._looked or self._seen
+
+    @looked.setter
+    def looked(self, looked: bool) -> None:
+        """To look at the list is to look at its elements, also at those that are still to come."""
+        self._looked = looked
+        for future in self._futures:
+            future._promise.looked = looked
+
     def futures(self) -> list[Future[Any]]:
-        self.looked = True
+        self._seen = True  # whether the list could be made; each element is to be looked at by itself
         if self.error is not None:
             raise self.error
         return self._futures
@@ -297,3 +309,13 @@ class Expanding(_Event):
         else:
             self._expand_once()
         return True
+
+
+def source(promise: Any) -> Any:
+    """What to wait for before mapping over it: the value of a run, but of a list only that its elements exist."""
+    return promise.expanded if isinstance(promise, Expanding) else promise
+
+
+def _is_bad(promise: Any) -> bool:
+    """Whether there is nothing to map over: a run has failed, or a list could not be made."""
+    return promise.error is not None if isinstance(promise, Expanding) else bool(promise.failed)

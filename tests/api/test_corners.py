@@ -226,3 +226,55 @@ def test_a_handler_that_prints_does_not_print_for_ever(caplog: pytest.LogCapture
 def test_a_word_that_is_no_id_is_a_lookup_error() -> None:
     with pytest.raises(LookupError, match="nope"):
         cancel_run("nope")
+
+
+class TestMapsOfMaps:
+    """A list that has not been expanded yet, under `allow_failure`, quoted, and mapped over again."""
+
+    @staticmethod
+    def run(use: Any) -> Any:
+        @task
+        def numbers() -> list[int]:
+            time.sleep(0.01)
+            return [1, 0, 2]
+
+        @flow
+        def main() -> Any:
+            return use(task(lambda n: 2 // n, name="halves").map(numbers.submit()))
+
+        return main()
+
+    def test_passed_on(self) -> None:
+        def use(futures: Any) -> Any:
+            return task(lambda xs: [type(x).__name__ for x in xs]).submit(allow_failure(futures)).result()
+
+        assert self.run(use) == ["int", "ZeroDivisionError", "int"]
+
+    def test_waited_for(self) -> None:
+        assert self.run(lambda futures: same.submit("well", wait_for=allow_failure(futures)).result()) == "well"
+
+    def test_returned(self) -> None:
+        values = self.run(allow_failure)
+        assert [type(value).__name__ for value in values] == ["int", "ZeroDivisionError", "int"]
+
+    def test_mapped_over(self) -> None:
+        def use(futures: Any) -> Any:
+            return task(lambda x: type(x).__name__).map(allow_failure(futures)).result()
+
+        assert self.run(use) == ["int", "ZeroDivisionError", "int"]
+
+    def test_mapped_over_one_by_one(self) -> None:
+        """As for a list that has been expanded: an element does not wait for the others, nor fail with them."""
+
+        def use(futures: Any) -> Any:
+            again = same.map(futures)
+            return again.result(raise_on_failure=False)
+
+        assert [type(value).__name__ for value in self.run(use)] == ["int", "UpstreamTaskError", "int"]
+
+    def test_mapped_over_lazily(self) -> None:
+        def use(futures: Any) -> Any:
+            return [future.result() for future in same.imap(allow_failure(futures), ordered=True)]
+
+        values = self.run(use)
+        assert [type(value).__name__ for value in values] == ["int", "ZeroDivisionError", "int"]

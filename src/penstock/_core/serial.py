@@ -7,10 +7,11 @@ value. Buffers from `LARGE` on are left out of the pickle (protocol 5): they go 
 from __future__ import annotations
 
 import pickle
+from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from functools import cache
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 from penstock._core.errors import describe, text_of
 from penstock.exceptions import SerializationError
@@ -74,13 +75,16 @@ def _pickler_class() -> Any:
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: _reduce_code})
+        # Not a copy: libraries register their types when they are imported.
+        dispatch_table: ClassVar[Any] = ChainMap(
+            {CodeType: _reduce_code}, cast(Any, cloudpickle.Pickler.dispatch_table)
+        )
 
     return Pickler
 
 
 def _reduce_code(code: CodeType) -> Any:
-    reduce_code = _pickler_class().dispatch_table.parents[CodeType]
+    reduce_code = _pickler_class().__base__.dispatch_table[CodeType]
     function, arguments = reduce_code(code)
     return function, tuple(code.co_filename if item == "<dynamic-code>" else item for item in arguments)
 

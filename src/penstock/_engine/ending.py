@@ -102,8 +102,8 @@ def leaves_something(run: Run, outcome: Outcome) -> bool:
 
 def wind_up(run: Run, outcome: Outcome) -> Generator[Any, Any, Outcome]:
     """See to it that everything the body left behind is over, and work out what the attempt amounts to."""
-    interruption = signals.delivered_to(run)
-    if interruption is not None and outcome.event is Event.RETURNED:
+    interruption = signals.interruption_of(run, outcome)
+    if interruption is not None:
         outcome = Outcome(Event.CRASHED, error=interruption)  # the signal, not the body, has the last word
     if run.children:
         yield from _close_generators(run)

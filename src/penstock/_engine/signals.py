@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from penstock._core.machine import Event
 from penstock._engine import clock, interrupt
 from penstock.exceptions import TerminationSignal
 from penstock.futures import Gate
 
 if TYPE_CHECKING:
+    from penstock._core.outcome import Outcome
     from penstock._engine.run import Run
 
 _LOOK_AGAIN = 0.005  # seconds
@@ -70,8 +72,11 @@ class Guard:
             if callable(handler) and (handler is not signal.default_int_handler or unheard):
                 handler(signal.SIGINT, None)  # the default one raises KeyboardInterrupt, which the body has not seen
 
-    def was_delivered_to(self, run: Run) -> bool:
-        return self._run is run and self._delivered
+    def struck(self, run: Run, event: Event) -> bool:
+        """Whether the body ended because of the signal: it was told, or what it waited for was cancelled."""
+        if self._run is not run or self.received is None or event is Event.CRASHED:
+            return False
+        return self._delivered or (event is not Event.RETURNED and self._task is None)
 
     def deliver(self) -> None:
         """Raise what the signal asks for, unless that has been done. Where this is called, raising is safe."""
@@ -131,9 +136,9 @@ def reason() -> str | None:
     return "an interrupt signal" if _guard.received is signal.SIGINT else "a termination signal"
 
 
-def delivered_to(run: Run) -> BaseException | None:
-    """What a signal has raised in the body of `run`; None if nothing. Asked for when the body has returned."""
-    if _guard is None or not _guard.was_delivered_to(run):
+def interruption_of(run: Run, outcome: Outcome) -> BaseException | None:
+    """What ended the body of `run`, if it was a signal whatever the body made of it; None if it was not."""
+    if _guard is None or not _guard.struck(run, outcome.event):
         return None
     _guard.swallowed = True
     return _exception_for(_guard.received)

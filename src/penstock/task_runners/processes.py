@@ -217,6 +217,8 @@ class Worker(threading.Thread):
     def run(self) -> None:
         while batch := self._pool.take(self._room()):
             batch = [call for call in batch if not (call.claimed or call.is_over)]
+            for call in batch:
+                call.away = self
             try:
                 self._serve(batch)
             except BaseException as error:  # whatever it is, the calls must not wait for ever
@@ -238,7 +240,7 @@ class Worker(threading.Thread):
         if not isinstance(error, Exception):
             error = WorkerLost(f"The thread of a worker process ended with {type(error).__name__}", worker=self.name)
         for call in batch:
-            if not call.is_over:
+            if call.away is self:  # else another worker has it by now
                 _call_apart(call, call.refuse, error)
 
     def _serve(self, batch: list[Any]) -> None:
@@ -256,8 +258,6 @@ class Worker(threading.Thread):
         """Send calls to a process; if it turns out to be dead, none of them has begun, and the next one gets them."""
         if parcels and not parcels[0].call.start_away():
             parcels = parcels[1:]
-        for call, *_ in parcels:
-            call.away = self
         for attempt in range(_ATTEMPTS):
             self._ensure_process()
             parcels = [parcel for parcel in parcels if _is_wanted(parcel.call)]
@@ -354,6 +354,8 @@ class Worker(threading.Thread):
         self._asked_back = False
         returned = [self._calls.pop(number) for number in numbers]
         self._pool.put_back([call for call in returned if not call.claimed])
+        # What is said to be running already stays here: it was about to begin.
+        self._send([Parcel(call, *call.pack()) for call in returned if call.claimed and _is_wanted(call)])
 
     def _on_note(self, descriptors: list[int], message: Any) -> None:
         next(iter(self._calls.values())).note(message)
