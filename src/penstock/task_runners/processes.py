@@ -210,6 +210,8 @@ class Worker(threading.Thread):
         self._commons: dict[int, serial.Packed] = {}
         self._served = 0
         self._asked_back = False
+        self._begun = False  # the process has begun what it was sent
+        self._early_deaths = 0  # in a row, before anything had begun
         self._killing = allocate_lock()
 
     # --- the thread -----------------------------------------------------------------------------------------------
@@ -256,7 +258,7 @@ class Worker(threading.Thread):
 
     def _send_to_living(self, parcels: list[Parcel]) -> bool:
         """Send calls to a process; if it turns out to be dead, none of them has begun, and the next one gets them."""
-        if parcels and not parcels[0].call.start_away():
+        if parcels and not (parcels[0].call.claimed or parcels[0].call.start_away()):
             parcels = parcels[1:]
         for attempt in range(_ATTEMPTS):
             self._ensure_process()
@@ -289,10 +291,15 @@ class Worker(threading.Thread):
             self._start_process()
 
     def _send(self, parcels: list[Parcel]) -> None:
+        announced = bool(self._calls)
         small: dict[int, Any] = {}
         facts: list[Any] = []
         for call, household, common, visit in parcels:
             number = next(_numbers)
+            if not announced:
+                # Later ones have begun when those before them are answered; of the first, the process has to say so.
+                announced, self._begun = True, False
+                self._the_channel.send(("announce", number))
             self._introduce("home", self._homes, household)
             if common is not None:
                 self._introduce("common", self._commons, common)
@@ -350,6 +357,10 @@ class Worker(threading.Thread):
         elif self._process is None or self._process.poll() is not None:
             raise EOFError  # a child of its own may keep the socket open
 
+    def _on_begun(self, descriptors: list[int]) -> None:
+        self._begun = True
+        self._early_deaths = 0
+
     def _on_back(self, descriptors: list[int], numbers: list[int]) -> None:
         self._asked_back = False
         returned = [self._calls.pop(number) for number in numbers]
@@ -363,6 +374,7 @@ class Worker(threading.Thread):
     def _on_done(self, descriptors: list[int], number: int, data: bytes) -> None:
         call = self._calls.pop(number)
         self._served += 1
+        self._begun = True
         try:
             report = serial.unpack(pick_up(data, descriptors))
         except Exception as error:
@@ -374,6 +386,7 @@ class Worker(threading.Thread):
     def _on_refused(self, descriptors: list[int], number: int, data: bytes) -> None:
         call = self._calls.pop(number)
         self._served += 1
+        self._begun = True
         _call_apart(call, call.refuse, serial.unpack(serial.Packed(data)))
 
     def _mourn(self) -> None:
@@ -382,10 +395,19 @@ class Worker(threading.Thread):
         calls, self._calls = list(self._calls.values()), {}
         if not calls:
             return
+        if not self._begun and self._early_deaths < _ATTEMPTS:
+            self._early_deaths += 1
+            self._try_again(calls)
+            return
         lost, *rest = calls
         self._pool.put_back([call for call in rest if not call.claimed])
         died = f"signal {-exitcode} ({signal.Signals(-exitcode).name})" if exitcode < 0 else f"exit code {exitcode}"
         _call_apart(lost, lost.lose, WorkerLost(f"Worker process died: {died}", exitcode=exitcode, worker=self.name))
+
+    def _try_again(self, calls: list[Any]) -> None:
+        """The process died before it began any of them."""
+        self._pool.put_back([call for call in calls if not call.claimed])
+        self._serve([call for call in calls if call.claimed and _is_wanted(call)])
 
     # --- the process ----------------------------------------------------------------------------------------------
 

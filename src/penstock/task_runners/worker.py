@@ -65,6 +65,7 @@ class Worker:
         self._homes: OrderedDict[int, Any] = OrderedDict()
         self._current: tuple[Any, int] | None = None
         self._to_stop: set[int] = set()  # calls that are not to be begun
+        self._announced: set[int] = set()  # calls whose beginning the parent wants to hear of
         self._ending = False
 
     def prepare(self) -> None:
@@ -100,6 +101,9 @@ class Worker:
 
     def _on_forget(self, descriptors: list[int], key: int) -> None:
         close_all(self._commons.pop(key)[1])
+
+    def _on_announce(self, descriptors: list[int], number: int) -> None:
+        self._announced.add(number)
 
     def _on_call(self, descriptors: list[int], number: int, home: int, common: int | None, data: bytes) -> None:
         self._calls.append((number, home, common, data, descriptors))
@@ -141,6 +145,9 @@ class Worker:
                 call = self._calls.popleft()
             except IndexError:
                 continue  # taken back
+            if call[0] in self._announced:
+                self._announced.discard(call[0])
+                self._channel.send(("begun",))
             self._execute(*call)
 
     def _execute(self, number: int, home_key: int, common_key: int | None, data: bytes, descriptors: list[int]) -> None:
