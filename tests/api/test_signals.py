@@ -35,6 +35,10 @@ def spin(*_):
     for _ in range(20_000):
         time.sleep(0.001)
 
+def doze():
+    for _ in range(40):
+        time.sleep(0.5)  # not at once: CPython hears of a signal that comes just before a sleep at the end of it
+
 async def aspin(*_):
     await asyncio.sleep(20)
 
@@ -158,7 +162,7 @@ def check_crashed(program: Program, number: int, kind: str = "Flow") -> None:
 
 FLOWS = {
     "spins": "ready(); spin()",
-    "sleeps": "ready(); time.sleep(20)",
+    "sleeps": "ready(); doze()",
     "blocks on a lock": "lock = threading.Lock(); lock.acquire(); ready(); lock.acquire()",
     "waits for an event": "ready(); threading.Event().wait()",
     "result": "f = polite.submit(); ready(); f.result()",
@@ -241,7 +245,7 @@ say("not reached")
 
 
 @pytest.mark.parametrize("number", BOTH, ids=["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("body", ["ready(); time.sleep(20)", "f = polite.submit(); ready(); f.result()"])
+@pytest.mark.parametrize("body", ["ready(); doze()", "f = polite.submit(); ready(); f.result()"])
 def test_a_task_outside_of_a_flow_ends_in_order(start: Start, number: int, body: str) -> None:
     program = start(f"""
 @task(on_crashed=[hook], on_failure=[hook], on_cancellation=[hook], retries=3)
@@ -558,7 +562,7 @@ sys.exit(7)
 def test_a_program_may_catch_the_interrupt_and_go_on(start: Start, is_async: bool) -> None:
     call = "asyncio.run(main())" if is_async else "main()"
     prefix = "async " if is_async else ""
-    wait = "await asyncio.sleep(20)" if is_async else "time.sleep(20)"
+    wait = "await asyncio.sleep(20)" if is_async else "doze()"
     program = start(f"""
 @flow
 {prefix}def main():
@@ -577,7 +581,7 @@ def second():
 say(second())
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ready()
-time.sleep(20)
+doze()
 """)
     program.wait_until_ready().send(SIGINT)
     assert program.process.stdout is not None
