@@ -10,7 +10,6 @@ import sys
 import time
 from _thread import get_ident
 from collections.abc import Sequence
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -39,15 +38,9 @@ _TURN = 0.02  # seconds between looks at what another process does
 _RECORD_TURNS = 25  # until a run that is not recorded is believed not to exist
 _ANSWER_TURNS = 150  # until a process that does not answer is believed to be dead
 
-recorder_override: ContextVar[Recorder | None] = ContextVar("penstock_recorder", default=None)
-"""A recorder to use instead of the process's: for tests."""
-
 
 def process_recorder() -> Recorder:
     """The recorder of the store that settings and environment name."""
-    recorder = recorder_override.get()
-    if recorder is not None:
-        return recorder
     home = settings.home()
     return recorder_for(home, lambda: SQLiteStore(home), watch=lambda: _heed(Mailbox(home)))
 

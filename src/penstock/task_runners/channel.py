@@ -38,10 +38,6 @@ class Channel:
         self._data = bytearray()
         self._descriptors: deque[int] = deque()
 
-    @property
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
     def send(self, message: Any, descriptors: list[int] | None = None) -> None:
         """Raises `OSError` if the other end is gone."""
         body = pickle.dumps(message, 5)
