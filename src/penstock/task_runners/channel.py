@@ -24,6 +24,7 @@ from penstock._core.serial import MOST_BUFFERS, Packed
 
 _HEADER = struct.Struct("!QH")  # bytes of the message, descriptors that belong to it
 _CHUNK = 1 << 18
+_MOMENT = 0.05  # seconds: another small message takes a thousandth of that
 _MOST_MAPPED = 64  # buffers at a time, and a quarter of the descriptors that the process may have: each keeps one open
 
 
@@ -51,7 +52,7 @@ class Channel:
 
     def send_if_free(self, message: Any) -> bool:
         """Send a small message unless a large one is on its way: for threads that must not wait. False if it is."""
-        if not self._sending.acquire(blocking=False):
+        if not self._sending.acquire(timeout=_MOMENT):
             return False
         try:
             body = pickle.dumps(message, 5)

@@ -313,6 +313,9 @@ class Worker(threading.Thread):
                 small[number] = call
                 facts.append(fact)
         self._send_small(small, facts)
+        for number, call in list(self._calls.items()):
+            if call.stopping:  # it was asked to while it was being sent
+                self._the_channel.send(("stop", number, call.run.id))
 
     def _send_small(self, calls: dict[int, Any], facts: list[Any]) -> None:
         if calls:
