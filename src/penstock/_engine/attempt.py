@@ -142,6 +142,22 @@ class Call:
         visit, common = travel.pack_visit(self)
         return plan.household, common, visit
 
+    def board(self, away: Away) -> bool:
+        """From now on `away` sees to the call; False if it has been begun already, or is not to be any more."""
+        with self.run.lock:
+            if self.claimed or self.is_over:
+                return False
+            self.away = away
+            return True
+
+    def leave(self) -> bool:
+        """Nobody sees to the call any more; False if it is said to have begun: then it stays where it is."""
+        with self.run.lock:
+            if self.claimed:
+                return False
+            self.away = None
+            return True
+
     def start_away(self) -> bool:
         """The body is next, in another process; False if the run has been cancelled meanwhile."""
         if not self.begin():
@@ -167,13 +183,16 @@ class Call:
 
     # --- the attempt ----------------------------------------------------------------------------------------------
 
-    def begin(self) -> bool:
-        """Take the call and start the attempt; False if somebody else has, or if the run is cancelled."""
+    def begin(self, *, if_away: bool = False) -> bool:
+        """Take the call and start the attempt; False if somebody else has, or if the run is cancelled.
+
+        With `if_away`, only if it is in the hands of another process at this moment.
+        """
         run = self.run
         if run.engine.closing and run.engine.root is not run and self.away is None:
             run.engine.cancel(run)  # its turn has not come yet; without this, others would start until it comes
         with run.lock:
-            if self.claimed or step(run, STARTED, run.plan) is not RUN:
+            if (if_away and self.away is None) or self.claimed or step(run, STARTED, run.plan) is not RUN:
                 return False
             self.claimed = True
             run.call = self

@@ -274,7 +274,7 @@ class Engine:
     def cancel(self, run: Run, grace: float | None = None) -> bool:
         """Ask for `run` to be cancelled; False if it has ended. Does not block."""
         if isinstance(run.pending, Call) and run.pending.away is not None:
-            run.pending.begin()  # another process may be about to execute it: it is over when that says so
+            run.pending.begin(if_away=True)  # another process may be about to execute it: it says when that is over
         with run.lock:
             if run.done:
                 return False

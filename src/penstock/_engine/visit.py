@@ -67,8 +67,11 @@ class Home:
         self._overrides = household.overrides
         self._run: Run | None = None
 
-    def visit(self, facts: tuple[Any, ...], common: dict[str, Any]) -> Report:
-        """Call the body and see to everything that it leaves behind. Does not raise."""
+    def visit(self, facts: tuple[Any, ...], common: dict[str, Any], is_stopped: Callable[[], bool]) -> Report:
+        """Call the body and see to everything that it leaves behind. Does not raise.
+
+        `is_stopped` says whether it is to be stopped before it begins; later on, `ask_to_stop` does.
+        """
         engine, visit = self._engine, Visit._make(facts)
         visit.parameters.update(common)
         run = Run(visit.id, self._plan, engine, engine.root, visit.parameters, visit.tags)
@@ -77,6 +80,8 @@ class Home:
         run.context.run(current_tags.set, visit.context_tags)
         run.context.run(overrides.set, self._overrides)
         self._run = run
+        if is_stopped():  # asked now, when `ask_to_stop` would find it: none of the two misses what the other does
+            run.cancel()
         started = engine.now()
         drive.Blocking(advice="", life=_stay).drive(run)
         self._run = None

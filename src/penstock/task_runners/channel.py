@@ -27,6 +27,8 @@ _CHUNK = 1 << 18
 _MOMENT = 0.05  # seconds: another small message takes a thousandth of that
 _MOST_MAPPED = 64  # buffers at a time, and a quarter of the descriptors that the process may have: each keeps one open
 
+MARKS = 4096  # calls, several times as many as one process has at a time
+
 
 class Channel:
     """One end. `send` is thread-safe; `receive` is for one thread."""
@@ -124,6 +126,21 @@ def pick_up(data: bytes, descriptors: list[int]) -> Packed:
 def close_all(descriptors: list[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+def new_marks() -> tuple[mmap.mmap, int]:
+    """A byte for each call that a worker process has, and the descriptor that the process opens them with.
+
+    Said in shared memory and not in a message, so that a process that is busy with quick calls knows at once which
+    ones are not to be begun: its reading thread may have to wait for the interpreter lock as long as they last.
+    """
+    descriptor = _anonymous()
+    os.truncate(descriptor, MARKS)
+    return open_marks(descriptor), descriptor
+
+
+def open_marks(descriptor: int) -> mmap.mmap:
+    return mmap.mmap(descriptor, MARKS)
 
 
 def _anonymous() -> int:

@@ -19,7 +19,7 @@ from penstock import settings
 from penstock._core import serial
 from penstock.exceptions import WorkerLost
 from penstock.task_runners.base import Call, Capabilities, TaskRunner
-from penstock.task_runners.channel import Channel, close_all, lay_out, pick_up
+from penstock.task_runners.channel import MARKS, Channel, close_all, lay_out, new_marks, pick_up
 
 _BATCH_SECONDS = 0.01  # about how long a worker is to be busy with what it is sent at once
 _MOST = 256  # calls sent at once
@@ -27,6 +27,7 @@ _COMMONS = 4  # large arguments of maps that a process keeps
 _ATTEMPTS = 3  # at sending calls to processes that are found dead
 _LISTEN = 0.25  # seconds after which a process that says nothing is looked at
 _LOOK = 0.05  # seconds after which what a worker is busy with is said to run
+_NO_BUFFERS = serial.Packed(b"")
 _numbers = itertools.count(1)
 
 
@@ -136,9 +137,8 @@ class Pool:
                 worker.start()
 
     def put_back(self, calls: list[Any]) -> None:
-        """Calls that a worker had and did not begin: they are next."""
-        for call in calls:
-            call.away = None
+        """Calls that a worker had and did not begin: they are next, but for those that are said to have begun."""
+        calls = [call for call in calls if call.leave()]
         with self._work:
             self._released.extendleft(reversed(calls))
             self._wake(len(calls))
@@ -205,6 +205,8 @@ class Worker(threading.Thread):
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._calls: dict[int, Any] = {}  # sent and not answered, in order
+        self._numbers = itertools.count()
+        self._marks: Any = None  # memory shared with the process: which calls are not to be begun
         # What the process has been sent once and for all; kept, so that their ids stay theirs.
         self._homes: dict[int, serial.Packed] = {}
         self._commons: dict[int, serial.Packed] = {}
@@ -218,9 +220,7 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         while batch := self._pool.take(self._room()):
-            batch = [call for call in batch if not (call.claimed or call.is_over)]
-            for call in batch:
-                call.away = self
+            batch = [call for call in batch if call.board(self)]
             try:
                 self._serve(batch)
             except BaseException as error:  # whatever it is, the calls must not wait for ever
@@ -258,13 +258,13 @@ class Worker(threading.Thread):
 
     def _send_to_living(self, parcels: list[Parcel]) -> bool:
         """Send calls to a process; if it turns out to be dead, none of them has begun, and the next one gets them."""
-        if parcels and not (parcels[0].call.claimed or parcels[0].call.start_away()):
-            parcels = parcels[1:]
+        if parcels and not parcels[0].call.claimed:
+            parcels[0].call.start_away()
         for attempt in range(_ATTEMPTS):
-            self._ensure_process()
             parcels = [parcel for parcel in parcels if _is_wanted(parcel.call)]
             if not parcels:
                 return False
+            self._ensure_process()
             try:
                 self._send(parcels)
                 return True
@@ -281,8 +281,14 @@ class Worker(threading.Thread):
         sent = set(map(id, self._calls.values()))
         if not sent:
             return False
-        self._pool.put_back([call for call, *_ in parcels if id(call) not in sent])
+        kept = self._hand_back([call for call, *_ in parcels if id(call) not in sent])
+        self._calls.update((next(self._numbers), call) for call in kept)  # `_mourn` sees to them
         return True
+
+    def _hand_back(self, calls: list[Any]) -> list[Any]:
+        """Let others have calls that this process has not begun; those that are said to have begun stay."""
+        self._pool.put_back(calls)
+        return [call for call in calls if call.away is self and _is_wanted(call)]
 
     def _ensure_process(self) -> None:
         if self._process is not None and self._process.poll() is not None:
@@ -291,36 +297,45 @@ class Worker(threading.Thread):
             self._start_process()
 
     def _send(self, parcels: list[Parcel]) -> None:
-        announced = bool(self._calls)
-        small: dict[int, Any] = {}
-        facts: list[Any] = []
-        for call, household, common, visit in parcels:
-            number = next(_numbers)
-            if not announced:
-                # Later ones have begun when those before them are answered; of the first, the process has to say so.
-                announced, self._begun = True, False
-                self._the_channel.send(("announce", number))
+        for _, household, common, _ in parcels:
             self._introduce("home", self._homes, household)
             if common is not None:
                 self._introduce("common", self._commons, common)
+        small: dict[int, Any] = {}
+        facts: list[Any] = []
+        for call, household, common, visit in parcels:
+            if not _is_wanted(call):  # asked again: all that is above takes its time
+                continue
+            number = next(self._numbers)
             fact = (number, id(household), None if common is None else id(common), visit.data)
             if visit.buffers:
-                self._send_small(small, facts)  # they come first
+                self._send_calls(small, facts)  # they come first
                 small, facts = {}, []
-                self._send_with_buffers(("call", *fact), visit)
-                self._calls[number] = call
+                self._send_calls({number: call}, [fact], visit)
             else:
                 small[number] = call
                 facts.append(fact)
-        self._send_small(small, facts)
+        self._send_calls(small, facts)
         for number, call in list(self._calls.items()):
-            if call.stopping:  # it was asked to while it was being sent
+            if call.stopping:  # the channel may have been too busy to say so
                 self._the_channel.send(("stop", number, call.run.id))
 
-    def _send_small(self, calls: dict[int, Any], facts: list[Any]) -> None:
-        if calls:
-            self._the_channel.send(("calls", facts))
-            self._calls.update(calls)
+    def _send_calls(self, calls: dict[int, Any], facts: list[Any], visit: serial.Packed = _NO_BUFFERS) -> None:
+        if not calls:
+            return
+        # Later ones have begun when those before them are answered; of the first, the process has to say so.
+        announced = not self._calls
+        if announced:
+            self._begun = False
+        for number in calls:
+            self._marks[number % MARKS] = 0
+        self._calls.update(calls)  # before they are sent: a request to stop must find them
+        try:
+            self._send_with_buffers(("calls", facts, announced), visit)
+        except OSError:
+            for number in calls:
+                del self._calls[number]
+            raise
 
     def _introduce(self, kind: str, known: dict[int, serial.Packed], packed: serial.Packed) -> None:
         """Send what many calls refer to, unless the process has it."""
@@ -367,9 +382,7 @@ class Worker(threading.Thread):
     def _on_back(self, descriptors: list[int], numbers: list[int]) -> None:
         self._asked_back = False
         returned = [self._calls.pop(number) for number in numbers]
-        self._pool.put_back([call for call in returned if not call.claimed])
-        # What is said to be running already stays here: it was about to begin.
-        self._send([Parcel(call, *call.pack()) for call in returned if call.claimed and _is_wanted(call)])
+        self._send([Parcel(call, *call.pack()) for call in self._hand_back(returned)])
 
     def _on_note(self, descriptors: list[int], message: Any) -> None:
         next(iter(self._calls.values())).note(message)
@@ -400,17 +413,12 @@ class Worker(threading.Thread):
             return
         if not self._begun and self._early_deaths < _ATTEMPTS:
             self._early_deaths += 1
-            self._try_again(calls)
+            self._serve(self._hand_back(calls))
             return
         lost, *rest = calls
-        self._pool.put_back([call for call in rest if not call.claimed])
         died = f"signal {-exitcode} ({signal.Signals(-exitcode).name})" if exitcode < 0 else f"exit code {exitcode}"
         _call_apart(lost, lost.lose, WorkerLost(f"Worker process died: {died}", exitcode=exitcode, worker=self.name))
-
-    def _try_again(self, calls: list[Any]) -> None:
-        """The process died before it began any of them."""
-        self._pool.put_back([call for call in calls if not call.claimed])
-        self._serve([call for call in calls if call.claimed and _is_wanted(call)])
+        self._serve(self._hand_back(rest))
 
     # --- the process ----------------------------------------------------------------------------------------------
 
@@ -421,6 +429,9 @@ class Worker(threading.Thread):
             command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-P", "-c", code]  # type: ignore[attr-defined]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         self._channel = Channel(ours)
+        self._marks, descriptor = new_marks()
+        self._the_channel.send(("marks",), [descriptor])
+        os.close(descriptor)
         packed = serial.pack(self._pool.initializer, "initializer")
         self._send_with_buffers(("init", sys.path, packed.data), packed)
         self._await_readiness()
@@ -473,6 +484,7 @@ class Worker(threading.Thread):
         number = next((number for number, other in list(self._calls.items()) if other is call), None)
         channel = self._channel
         if number is not None and channel is not None:
+            self._marks[number % MARKS] = 1  # it is not begun, from this moment on
             channel.send_if_free(("stop", number, call.run.id))
 
     def give_back(self) -> None:
@@ -515,10 +527,12 @@ def _pack(call: Any) -> Parcel | None:
 
 def _is_wanted(call: Any) -> bool:
     """Whether to send a call; one that has been asked to stop before it could be sent is over."""
+    if call.ended:
+        return False
     if call.claimed and call.stopping:
         _call_apart(call, call.lose, WorkerLost("Stopped before it began"))
         return False
-    return bool(call.claimed or not call.is_over)
+    return not (call.is_over and call.leave())
 
 
 def _call_apart(call: Any, action: Callable[[Any], object], argument: Any) -> None:

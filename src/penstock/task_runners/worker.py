@@ -19,7 +19,7 @@ from penstock._core import serial
 from penstock._core.errors import add_note, describe, traceback_of
 from penstock.exceptions import CancelledRun, FailedRun, SerializationError
 from penstock.task_runners import base
-from penstock.task_runners.channel import Channel, close_all, lay_out, pick_up
+from penstock.task_runners.channel import MARKS, Channel, close_all, lay_out, open_marks, pick_up
 from penstock.task_runners.threads import ThreadPoolTaskRunner
 
 _HOUSEHOLDS = 64  # kept: a household's function and its flow run's facts
@@ -64,12 +64,15 @@ class Worker:
         self._commons: dict[int, tuple[bytes, list[int]]] = {}
         self._homes: OrderedDict[int, Any] = OrderedDict()
         self._current: tuple[Any, int] | None = None
-        self._to_stop: set[int] = set()  # calls that are not to be begun
+        self._marks: Any = None  # see `new_marks`
         self._announced: set[int] = set()  # calls whose beginning the parent wants to hear of
         self._ending = False
 
     def prepare(self) -> None:
         """Be like the parent, run the initializer, say that it is done."""
+        _, descriptors = self._channel.receive()
+        self._marks = open_marks(descriptors[0])
+        close_all(descriptors)
         (_, path, data), descriptors = self._channel.receive()
         sys.path[:] = path
         base.prepare_worker()
@@ -102,20 +105,17 @@ class Worker:
     def _on_forget(self, descriptors: list[int], key: int) -> None:
         close_all(self._commons.pop(key)[1])
 
-    def _on_announce(self, descriptors: list[int], number: int) -> None:
-        self._announced.add(number)
-
-    def _on_call(self, descriptors: list[int], number: int, home: int, common: int | None, data: bytes) -> None:
-        self._calls.append((number, home, common, data, descriptors))
-        self._bell.put(None)
-
-    def _on_calls(self, descriptors: list[int], calls: list[tuple[int, int, int | None, bytes]]) -> None:
-        self._calls.extend((*call, []) for call in calls)
+    def _on_calls(
+        self, descriptors: list[int], calls: list[tuple[int, int, int | None, bytes]], announced: bool
+    ) -> None:
+        """Calls to execute one after another; large buffers come only with a single one."""
+        if announced:
+            self._announced.add(calls[0][0])
+        self._calls.extend((*call, descriptors) for call in calls)
         for _ in calls:
             self._bell.put(None)
 
     def _on_stop(self, descriptors: list[int], number: int, run_id: int) -> None:
-        self._to_stop.add(number)  # first: it may be about to begin
         current = self._current
         if current is not None and current[1] == number:
             current[0].ask_to_stop(run_id)
@@ -152,20 +152,22 @@ class Worker:
 
     def _execute(self, number: int, home_key: int, common_key: int | None, data: bytes, descriptors: list[int]) -> None:
         try:
+            if self._is_marked(number):
+                raise CancelledRun
             home = self._home(home_key)
             visit = serial.unpack(pick_up(data, descriptors))
             common = {} if common_key is None else self._common(common_key)
             self._current = home, number
-            if number in self._to_stop:
-                raise CancelledRun
-            report = home.visit(visit, common)
+            report = home.visit(visit, common, lambda: self._is_marked(number))
         except BaseException as error:
             self._channel.send(("refused", number, *_packed_error(error)))
             return
         finally:
             self._current = None
-            self._to_stop.discard(number)
         self._report(number, report)
+
+    def _is_marked(self, number: int) -> bool:
+        return bool(self._marks[number % MARKS])
 
     def _common(self, key: int) -> dict[str, Any]:
         """The arguments that a map's children share: rebuilt for each, so that none sees what another does to them."""
