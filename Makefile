@@ -24,7 +24,7 @@ check: $(VENV)/.dev ## lint, formatting and both type checkers
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.package ## measure the cost budgets, as a Markdown table
+bench: $(VENV)/.dev ## measure the cost budgets, as a Markdown table
 	$(BIN)/python -m benchmarks
 
 docs: $(VENV)/.docs ## build the documentation into site/

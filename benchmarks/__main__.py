@@ -55,12 +55,12 @@ def table(rows: list[Row]) -> int:
 
 
 def limit(row: Row) -> str:
-    return f"≤ {row.budget:g} {row.unit}"
+    return "" if row.budget is None else f"≤ {row.budget:g} {row.unit}"
 
 
 def line(row: Row, reading: Reading) -> str:
     ratio = "" if reading.ratio is None else f"{reading.ratio:.2f}"
-    verdict = "yes" if reading.value <= row.budget else "NO"
+    verdict = "" if row.budget is None else "yes" if reading.value <= row.budget else "NO"
     return f"| {row.what} | {reading.measured} | {ratio} | {limit(row)} | {verdict} |"
 
 

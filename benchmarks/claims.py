@@ -18,8 +18,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from penstock import flow, task
+from penstock import flow, task, unmapped
+from penstock._core.serial import Packed
 from penstock.task_runners import ThreadPoolTaskRunner
 
 
@@ -160,6 +162,62 @@ def a_loop_that_awaits() -> float:
     return asyncio.run(main())
 
 
+# --- large values and other processes ---
+
+
+def an_array_for_a_thousand() -> float:
+    """MB that go to two workers of a process pool."""
+    import numpy
+
+    from penstock.task_runners import ProcessPoolTaskRunner, processes
+
+    sent, lay_out = [0], processes.lay_out
+
+    def counting(packed: Packed) -> list[int]:
+        sent[0] += sum(buffer.raw().nbytes for buffer in packed.buffers)
+        return lay_out(packed)
+
+    processes.lay_out = counting
+    total = flow(task_runner=ProcessPoolTaskRunner(2))(
+        lambda: sum(size_of.map(range(1_000), unmapped(numpy.ones(200_000_000, "u1"))).result())
+    )
+    assert total() == 1_000 * 200_000_000
+    return sent[0] / 1e6
+
+
+@task
+def size_of(_: int, array: Any) -> int:
+    return int(array.nbytes)
+
+
+def an_array_that_stays() -> float:
+    """MB by which this process grows while 200 MB pass from task to task on a Dask cluster."""
+    from penstock.task_runners import DaskTaskRunner
+
+    @flow(task_runner=DaskTaskRunner(cluster_kwargs={"n_workers": 2, "threads_per_worker": 1}))
+    def main() -> float:
+        assert size_of.submit(0, make_array.submit(1_000_000)).result() == 1_000_000
+        before = peak()
+        arrays = [make_array.submit(200_000_000) for _ in range(2)]
+        assert size_of.map([0, 1], unmapped(arrays[0])).result() == [200_000_000] * 2
+        assert sum_up.submit(arrays).result() == 400_000_000
+        return peak() - before
+
+    return main()
+
+
+@task
+def make_array(size: int) -> Any:
+    import numpy
+
+    return numpy.ones(size, "u1")
+
+
+@task
+def sum_up(arrays: list[Any]) -> int:
+    return sum(int(array.sum()) for array in arrays)
+
+
 CLAIMS = {
     "imap": Claim("1,000,000 no-ops through imap: peak memory", "MB", 300, a_million_mapped_lazily),
     "endless": Claim("10,000 from an endless generator: peak memory", "MB", 300, an_endless_generator),
@@ -167,6 +225,8 @@ CLAIMS = {
     "list": Claim("a list of 5,000,000 as argument, a future alive: per element", "ns", 25, a_long_list),
     "no-future": Claim("the same, no future alive: the whole call", "ms", 5, a_long_list_without_futures),
     "sleepers": Claim("10,000 async tasks sleeping 1 s: over the ideal", "s", 1.5, sleeping_tasks),
+    "shared": Claim("200 MB for a process map of 1,000, 2 workers: sent", "MB", 401, an_array_for_a_thousand),
+    "stays": Claim("200 MB between tasks on Dask: growth of the flow's process", "MB", 20, an_array_that_stays),
     "loop": Claim("a loop awaiting 1,000 futures: longest pause", "ms", 50, a_loop_that_awaits),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import pickle
 import time
 import tracemalloc
@@ -29,7 +30,7 @@ LARGE = 100_000_000  # bytes
 class Row:
     name: str
     what: str
-    budget: float
+    budget: float | None
     unit: str
     measure: Callable[[], Reading]
     records: bool = True  # leaves a store behind; if it does not, recording was off and the figure is void
@@ -201,6 +202,14 @@ async def bare_sleepers() -> None:
     await asyncio.gather(*[sleep_one_second(i) for i in range(TASKS)])
 
 
+# --- tasks on clusters ---
+
+
+def clusters(engine: str, what: str) -> Callable[[], Reading]:
+    """A row that needs an extra: its module is imported when it is measured."""
+    return lambda: getattr(importlib.import_module(f"benchmarks.{engine}_rows"), f"{engine}_{what}")()
+
+
 ROWS = [
     Row("import", "`import penstock` over bare Python", 60, "ms CPU", importing, records=False),
     Row("hello", "process of one flow, one task; over `import asyncio, sqlite3`", 2.5, "x", hello),
@@ -234,6 +243,10 @@ ROWS = [
     ),
     Row("processes", "map 10k no-ops in 2 processes; over the bare process pool", 0.25, "x", processes),
     Row("array", "100 MB from one process to another; over the bare process pool", 0.5, "x", arrays),
+    Row("dask", "map 5k no-ops on 2 Dask workers; over bare `client.map`", 0.5, "x", clusters("dask", "noops")),
+    Row("dask-array", "100 MB between two tasks on Dask; over bare `submit`", None, "x", clusters("dask", "array")),
+    Row("ray", "map 10k no-ops on 2 CPUs of Ray; over bare `remote`", 0.7, "x", clusters("ray", "noops")),
+    Row("ray-array", "100 MB between two tasks on Ray; over bare `remote`", None, "x", clusters("ray", "array")),
     Row("memory", "kept of a finished task, its future dropped", 1024, "bytes", memory),
     Row("sleepers", "10k async tasks sleeping 1 s; over `asyncio.gather`", 1.5, "s", sleepers),
 ]

@@ -10,6 +10,7 @@ import pytest
 
 import leaks
 import penstock._engine
+from dask_clusters import running_cluster
 
 # The same examples every time: a failure must be about the change at hand. `--hypothesis-profile=default`
 # explores. No deadline: a slow machine is not a bug.
@@ -35,3 +36,19 @@ def own_store(no_leaks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     home = tmp_path / "penstock-home"
     monkeypatch.setenv("PENSTOCK_HOME", str(home))
     return home
+
+
+@pytest.fixture(scope="session")
+def dask_address() -> Iterator[str]:
+    """Of a Dask cluster that goes on from test to test: two workers with one thread each."""
+    with running_cluster() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def running_ray() -> Iterator[None]:
+    """This process is connected to a Ray of two CPUs, and five cups, that goes on from test to test."""
+    from penstock.task_runners import ray  # takes half a second, and most tests do without it
+
+    with ray.connected("local", {"num_cpus": 2, "resources": {"cup": 5}, "log_to_driver": False}):
+        yield

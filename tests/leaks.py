@@ -11,6 +11,8 @@ import traceback
 from collections import Counter
 from dataclasses import dataclass
 
+_KEPT = ("Dask-",)  # Dask's helpers for the whole process
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -37,7 +39,7 @@ def _new_threads(before: Snapshot) -> list[str]:
     return [
         f"thread {thread.name!r} (daemon={thread.daemon}) still runs:\n{_stack(thread)}"
         for thread in threading.enumerate()
-        if thread not in before.threads
+        if thread not in before.threads and not thread.name.startswith(_KEPT)
     ]
 
 
@@ -48,6 +50,8 @@ def _stack(thread: threading.Thread) -> str:
 
 def _new_files(before: Snapshot) -> list[str]:
     new = _open_files() - before.files - _tracker_pipe()
+    if _is_on_ray():  # its connections to workers come and go
+        new = Counter({target: count for target, count in new.items() if not target.startswith("socket:")})
     return [f"{count} descriptor(s) still open on {target}" for target, count in sorted(new.items())]
 
 
@@ -57,6 +61,11 @@ def _open_files() -> Counter[str]:
     except FileNotFoundError:  # no procfs on this system: threads are still compared
         return Counter()
     return Counter(target for fd in descriptors if (target := _target(fd)))
+
+
+def _is_on_ray() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 def _target(fd: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -9,10 +10,13 @@ import sys
 from pathlib import Path
 
 from penstock._core.machine import TRANSITIONS
+from penstock.task_runners import Capabilities
+from penstock.testing.conformance import RUNNER_CHECKS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 DESIGN = (ROOT / "docs" / "design.md").read_text("utf-8")
+OWN_RUNNER = (ROOT / "docs" / "own_runner.md").read_text("utf-8")
 
 # What differs from run to run.
 CHANGES = {
@@ -25,9 +29,9 @@ CHANGES = {
 }
 
 
-def block(after: str) -> str:
+def block(after: str, page: str = README) -> str:
     """The first fenced block after a line that begins so."""
-    text = README[README.index(after) :]
+    text = page[page.index(after) :]
     found = re.search(r"^```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert found is not None
     return found.group(1)
@@ -69,3 +73,32 @@ def test_the_table_of_the_design_page_is_the_machines() -> None:
         for (before, event), rules in TRANSITIONS.items()
         for rule in rules
     ]
+
+
+def test_the_runner_on_its_page_is_the_example() -> None:
+    assert block("## An example", OWN_RUNNER) == (ROOT / "examples" / "own_runner.py").read_text("utf-8")
+
+
+def test_the_page_of_runners_names_every_capability() -> None:
+    fields = dataclasses.fields(Capabilities)
+    told = re.findall(r"^\| `(\w+)` \| (yes|no) \|", OWN_RUNNER, re.M)
+    assert sorted(told) == sorted((field.name, "yes" if field.default else "no") for field in fields)
+
+
+def test_the_conformance_tests_of_that_page_find_the_checks(tmp_path: Path) -> None:
+    (tmp_path / "test_own.py").write_text(block("## Testing it", OWN_RUNNER), "utf-8")
+    (tmp_path / "own_runner.py").write_text(block("## An example", OWN_RUNNER), "utf-8")
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_own.py")
+    printed = run(*command, "-k", "returns_values or duplicates_are_equal", home=tmp_path)
+    assert f"2 passed, {len(RUNNER_CHECKS) - 2} deselected" in printed
+
+
+def test_the_code_on_the_page_of_clusters() -> None:
+    page = (ROOT / "docs" / "clusters.md").read_text("utf-8")
+    blocks = re.findall(r"^```python( no-run)?\n(.*?)^```", page, re.M | re.S)
+    assert len(blocks) > 5
+    for no_run, code in blocks:
+        compile(code, "clusters.md", "exec")
+        if not no_run:
+            done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+            assert done.stdout.splitlines() == re.findall(r"print\(.*\)  # (.*)", code)

@@ -27,6 +27,7 @@ EXACT = {
     "map_constant.py": "[6, 7, 8]\n",
     "map_results.py": "[0, 10, 20, 30, 40]\n",
     "map_simple.py": "1\n2\n3\n5\n8\n13\n1\n4\n9\n25\n64\n169\n",
+    "own_runner.py": "9592\n",
     "nested_maps.py": (
         "\nAnalysis Results:\n"
         "  Word counts: [9, 11, 10]\n"
@@ -119,7 +120,20 @@ def check_nested_flows(printed: str) -> None:
     assert lines[2:] == ["Hello one!", "Hello two!", "Hello three!"]
 
 
+def check_dask_parallel(printed: str) -> None:
+    assert sorted(re.findall("AAAA|BBBB", printed)) == ["AAAA"] * 15 + ["BBBB"] * 10
+    assert re.search("BBBB.*AAAA.*BBBB", printed, re.S), "one after the other"
+
+
+def check_dask_nested(printed: str) -> None:
+    lines = printed.splitlines()
+    assert sorted(lines[:2]) == ["Hello ford!", "Hello marvin!"]
+    assert lines[2:] == ["Hello from Dask!"]
+
+
 CHECKS: dict[str, Callable[[str], None]] = {
+    "dask_nested.py": check_dask_nested,
+    "dask_parallel.py": check_dask_parallel,
     "elevator.py": lambda printed: check_elevator(printed, 3),
     "model_grid.py": check_model_grid,
     "nested_flows.py": check_nested_flows,

@@ -18,7 +18,7 @@ NAMES: dict[str, str] = {
         Future FutureList wait as_completed resolve_futures_to_states resolve_futures_to_results
         DoneAndNotDoneFutures
     """,
-    "penstock.task_runners": "TaskRunner SequentialTaskRunner ThreadPoolTaskRunner ConcurrentTaskRunner",
+    "penstock.task_runners": "TaskRunner Capabilities SequentialTaskRunner ThreadPoolTaskRunner ConcurrentTaskRunner",
     "penstock.tasks": "Task task exponential_backoff NotSet",
     "penstock.flows": "Flow flow cancel_run",
     "penstock.states": """
@@ -39,6 +39,7 @@ NAMES: dict[str, str] = {
     "penstock.testing": """
         isolated_store temporary_settings ManualClock ScriptedRunner check_runner check_store
     """,
+    "penstock.testing.conformance": "RUNNER_CHECKS STORE_CHECKS check_runner check_store run_check",
 }
 
 # Milestone -> module -> names that arrive with it, and before that do not exist at all, half-working or not.

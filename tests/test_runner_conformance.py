@@ -7,12 +7,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
 import pytest
+from examples.own_runner import PoolTaskRunner
 
-from penstock.task_runners import ProcessPoolTaskRunner, SequentialTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from penstock.task_runners import (
+    DaskTaskRunner,
+    ProcessPoolTaskRunner,
+    RayTaskRunner,
+    SequentialTaskRunner,
+    TaskRunner,
+    ThreadPoolTaskRunner,
+)
 from penstock.task_runners.base import here
 from penstock.testing import ScriptedRunner
 from penstock.testing.checking import Check
-from penstock.testing.runner_suite import CHECKS, run_check
+from penstock.testing.conformance import RUNNER_CHECKS, run_check
 
 
 class ExecutorTaskRunner(TaskRunner):
@@ -62,11 +70,22 @@ RUNNERS: dict[str, Callable[[], TaskRunner]] = {
     "processes-2": lambda: ProcessPoolTaskRunner(max_workers=2),
     "third-party-1": lambda: ExecutorTaskRunner(1),
     "third-party-4": lambda: ExecutorTaskRunner(4),
+    "own-pool": PoolTaskRunner,
 }
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", RUNNER_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", RUNNERS)
 def test_contract(name: str, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.testing.runner_suite.SECONDS", 10.0)
     run_check(check, RUNNERS[name])
+
+
+@pytest.mark.parametrize("check", RUNNER_CHECKS, ids=lambda check: check.__name__)
+def test_contract_on_dask(check: Check, dask_address: str) -> None:
+    run_check(check, lambda: DaskTaskRunner(address=dask_address))
+
+
+@pytest.mark.parametrize("check", RUNNER_CHECKS, ids=lambda check: check.__name__)
+def test_contract_on_ray(check: Check, running_ray: None) -> None:
+    run_check(check, RayTaskRunner)

@@ -14,11 +14,13 @@ from penstock.logging import get_run_logger
 from penstock.sessions import Session as _Session
 from penstock.states import State
 from penstock.task_runners import base as _runners
+from penstock.task_runners import errand as _errand
 from penstock.tasks import Task, task
 
 # A runner may not import what stands above it.
 _runners.open_session = _Session
 _runners.open_home = _visit.Home
+_runners.make_errand = _errand.Errand
 _runners.preparations.append(_interrupt.arm_alarm)
 
 __all__ = [

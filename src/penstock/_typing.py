@@ -9,7 +9,7 @@ mypy notices a misspelt method, and `isinstance(x, Future)` does not narrow `int
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar
 
 from penstock.futures import Future
@@ -101,6 +101,7 @@ class TaskOptions(_Options, total=False):
     task_run_name: str | Callable[..., str] | None
     retry_jitter_factor: float | None
     retry_condition_fn: Callable[..., Any] | None
+    remote_options: Mapping[str, Any] | None
 
 
 class FlowOptions(_Options, total=False):

@@ -38,7 +38,7 @@ class _RunContext:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return self._run.parameters
+        return self._run.view().parameters
 
     @property
     def start_time(self) -> datetime | None:

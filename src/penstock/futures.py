@@ -95,7 +95,13 @@ class Waitable(Protocol):
         ...
 
 
-class Promise(Waitable, Protocol):
+class Answer(Waitable, Protocol):
+    """What has a value, or an exception, when it can be waited for no longer."""
+
+    def outcome(self, raise_on_failure: bool) -> Any: ...
+
+
+class Promise(Answer, Protocol):
     """What a future needs of the run behind it."""
 
     @property
@@ -109,6 +115,15 @@ class Promise(Waitable, Protocol):
     def label(self) -> str: ...
     @property
     def cancelled(self) -> bool: ...
+    @property
+    def kept(self) -> Sequence[Any]:
+        """What of its value has stayed with a task runner: `outcome` fetches it, and blocks meanwhile."""
+        ...
+
+    def arriving(self) -> Answer:
+        """What to wait for to have a kept value without blocking."""
+        ...
+
     def outcome(self, raise_on_failure: bool) -> Any: ...
     def state(self) -> State[Any]: ...
     def cancel(self) -> bool: ...
@@ -131,7 +146,7 @@ class Countdown:
     def __init__(
         self,
         promises: Iterable[Waitable],
-        wake: Callable[[], None],
+        wake: Callable[[], object],
         enough: Callable[[Waitable], bool] = _never,
     ) -> None:
         self._wake = wake
@@ -267,17 +282,26 @@ class Future(graph.Upstream, AwaitableStandIn[T_co]):
         """Block until the run has ended; return its value or raise its own exception object.
 
         `timeout` is in seconds; zero or less only looks. With `raise_on_failure=False` the exception is
-        returned instead of raised. Raises `TimeoutError` if the run is still going on after `timeout`.
+        returned instead of raised. Raises `TimeoutError` if the run is still going on after `timeout`. A value
+        that the task runner has kept where it was made is fetched, whatever time that takes; raises what
+        prevents it.
         """
         promise = self._promise
-        if not promise.done and not _await_one(promise, timeout):
-            raise TimeoutError(f"{promise.label} did not complete within {timeout:g} seconds")
+        if not promise.done:
+            self._await_end(timeout)
         return cast(T_co, promise.outcome(raise_on_failure))
+
+    def _await_end(self, timeout: float | None) -> None:
+        if not _await_one(self._promise, timeout):
+            raise TimeoutError(f"{self._promise.label} did not complete within {timeout:g} seconds")
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Block like `result`; return what it would raise, or None if the run completed."""
-        value: object = self.result(timeout, raise_on_failure=False)
-        return cast(BaseException, value) if self._promise.failed else None
+        promise = self._promise
+        if not promise.done:
+            self._await_end(timeout)
+        promise.looked = True
+        return cast(BaseException, promise.outcome(False)) if promise.failed else None
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until the run has ended or `timeout` seconds have passed. Never raises because of the run."""
@@ -317,9 +341,12 @@ class Future(graph.Upstream, AwaitableStandIn[T_co]):
             call(None)
 
     def __await__(self) -> Generator[Any, None, T_co]:
-        if not self._promise.done:
-            yield from await_in_loop([self._promise]).__await__()
-        return cast(T_co, self._promise.outcome(True))
+        promise = self._promise
+        if not promise.done:
+            yield from await_in_loop([promise]).__await__()
+        if promise.kept:
+            return cast(T_co, (yield from _values_in_loop([promise]).__await__())[0])
+        return cast(T_co, promise.outcome(True))
 
     def __repr__(self) -> str:
         return f"<Future of {self._promise.label}>"
@@ -354,7 +381,12 @@ class FutureList(ListOfFutures[T]):
         promises = _promises(self)
         if not await_all(promises, timeout, _is_bad if raise_on_failure else _never):
             raise TimeoutError(f"Timed out waiting for all futures to complete within {timeout:g} seconds")
-        return _outcomes(promises, raise_on_failure)
+        if raise_on_failure:
+            _raise_first_failure(promises)
+        answers = _answers(promises)
+        if answers is not promises:
+            await_all(answers, None)
+        return [answer.outcome(raise_on_failure) for answer in answers]
 
     def cancel(self) -> None:
         """Ask for every run that has not ended to be cancelled. Does not block."""
@@ -364,7 +396,8 @@ class FutureList(ListOfFutures[T]):
     def __await__(self) -> Generator[Any, None, list[T]]:
         promises = _promises(self)
         yield from await_in_loop(promises, _is_bad).__await__()
-        return _outcomes(promises, True)
+        _raise_first_failure(promises)
+        return (yield from _values_in_loop(promises).__await__())
 
     @overload
     def __getitem__(self, index: SupportsIndex, /) -> Future[T]: ...
@@ -449,9 +482,12 @@ for _name in (
 UnexpandedFutureList.__hash__ = None  # as for every list
 
 
-class Expansion(Promise, Protocol):
+class Expansion(Waitable, Protocol):
     """The promise behind an unexpanded list: done when every element is."""
 
+    @property
+    def label(self) -> str: ...
+    def cancel(self) -> bool: ...
     @property
     def expanded(self) -> Waitable: ...
     def futures(self) -> list[Future[Any]]:
@@ -463,14 +499,26 @@ def _promises(futures: Iterable[Future[Any]]) -> list[Promise]:
     return [future._promise for future in futures]
 
 
-def _outcomes(promises: Sequence[Promise], raise_on_failure: bool) -> list[Any]:
-    if raise_on_failure:
-        for promise in promises:
-            promise.looked = True
-        bad = [promise for promise in promises if promise.done and promise.failed]
-        if bad:
-            min(bad, key=lambda promise: promise.ended or 0.0).outcome(True)
-    return [promise.outcome(raise_on_failure) for promise in promises]
+def _raise_first_failure(promises: Sequence[Promise]) -> None:
+    for promise in promises:
+        promise.looked = True
+    bad = [promise for promise in promises if promise.done and promise.failed]
+    if bad:
+        min(bad, key=lambda promise: promise.ended or 0.0).outcome(True)
+
+
+def _answers(promises: Sequence[Promise]) -> Sequence[Answer]:
+    """Where each of these ended runs has its value; those that are kept elsewhere are on their way, all at once."""
+    if not any(promise.kept for promise in promises):
+        return promises
+    return [promise.arriving() if promise.kept else promise for promise in promises]
+
+
+async def _values_in_loop(promises: Sequence[Promise]) -> list[Any]:
+    answers = _answers(promises)
+    if answers is not promises:
+        await await_in_loop(answers)
+    return [answer.outcome(True) for answer in answers]
 
 
 def _check_timeout(timeout: float | None) -> None:

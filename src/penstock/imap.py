@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from penstock.futures import Future, Gate, await_all, await_in_loop, loop_waiter
-from penstock.maps import MapCall, source
+from penstock.maps import MapCall
 
 if TYPE_CHECKING:
     from penstock._core.mapping import Arguments
@@ -42,7 +42,7 @@ class Pulled(Generic[T]):
     def __init__(self, call: MapCall, max_pending: int | None, ordered: bool) -> None:
         self._call = call
         # Whole arguments that must have their values before anything starts.
-        self._unresolved = [source(promise) for promise in call.unresolved()]
+        self._unresolved = [call.source(promise) for promise in call.unresolved()]
         self._calls = iter(()) if self._unresolved else call.pull()
         self._room = _checked(max_pending, call.parent)
         self._ordered = ordered

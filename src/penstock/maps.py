@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import logging
-from _thread import allocate_lock
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from penstock._core import graph, mapping
-from penstock._engine import waiting
+from penstock._engine.arrival import Arrival, Happening
 from penstock._engine.plan import Plan
 from penstock._engine.travel import Shared
 from penstock._engine.upstream import promise_of, upstream_error
 from penstock.annotations import allow_failure, carries, strip, unmapped
 from penstock.exceptions import CancelledRun, UpstreamTaskError
-from penstock.futures import Countdown, Future, FutureList, Gate, UnexpandedFutureList, Waitable
+from penstock.futures import Countdown, Future, FutureList, UnexpandedFutureList
 from penstock.states import Failed, State, Status
 
 if TYPE_CHECKING:
-    import asyncio
-
     from penstock._core.graph import Link
     from penstock._engine.run import Run
+    from penstock._engine.upstream import Take
     from penstock.definitions import Definition
+    from penstock.task_runners.base import Kept
 
 _logger = logging.getLogger("penstock")
 
@@ -46,6 +45,7 @@ class MapCall:
         self.kwargs = kwargs
         self.waits = waits
         self.number = definition.next_number(parent)
+        self._values_to_come: dict[Any, _Value] = {}  # by promise
 
     def unresolved(self) -> list[Any]:
         """What cannot be mapped over now, or ever: whole arguments whose runs go on, or did not complete."""
@@ -54,9 +54,21 @@ class MapCall:
             wrappers, core = strip(argument)
             if isinstance(core, graph.Upstream | State) and not carries(wrappers, unmapped):
                 promise = promise_of(core)
-                if not source(promise).done or (_is_bad(promise) and not carries(wrappers, allow_failure)):
+                source = self.source(promise)
+                still_to_come = not source.done or isinstance(source, _Value)
+                if still_to_come or (_is_bad(promise) and not carries(wrappers, allow_failure)):
                     found.append(promise)
         return found
+
+    def source(self, promise: Any) -> Any:
+        """What to wait for before mapping over it: the value of a run, but of a list only that its elements exist."""
+        if isinstance(promise, Expanding):
+            return promise.expanded
+        if not _may_be_kept(promise):
+            return promise
+        if promise not in self._values_to_come:
+            self._values_to_come[promise] = _Value(promise)
+        return self._values_to_come[promise]
 
     def keep_for_later(self) -> None:
         """Look at the arguments as they are now; raises what is wrong with them already."""
@@ -87,14 +99,16 @@ class MapCall:
         return self.definition.start(self.parent, *arguments, self.waits, self.number, index)
 
     def _values(self) -> mapping.Arguments:
-        args = tuple(map(_with_value, self.args))
-        return args, {name: _with_value(argument) for name, argument in self.kwargs.items()}
+        kept = {id(value.kept): value for value in self._values_to_come.values()}
+        self._values_to_come = {}
+        args = tuple(_with_value(argument, kept) for argument in self.args)
+        return args, {name: _with_value(argument, kept) for name, argument in self.kwargs.items()}
 
     def _shared(self, args: tuple[Any, ...], kwargs: dict[str, Any], static: frozenset[str]) -> Shared | None:
         """The static arguments, if they hold nothing to replace: looked at once instead of once for each child."""
         named = dict(zip(self.names, args, strict=True)) | kwargs
-        values = {name: strip(named[name])[1] for name in static if name in self.definition.binder.names}
-        return Shared(values) if values and graph.find({name: named[name] for name in values}) is None else None
+        values = {name: _bare(named[name]) for name in static if name in self.definition.binder.names}
+        return Shared(values) if values and graph.find(values) is None else None
 
     def _warn_about(self, frames: Sequence[str]) -> None:
         for frame in frames:
@@ -109,7 +123,39 @@ class MapCall:
             )
 
 
-def _with_value(argument: Any) -> Any:
+def _bare(argument: Any) -> Any:
+    """A static argument as its task gets it, if it is not annotated in other ways as well."""
+    return argument.value if type(argument) is unmapped else argument
+
+
+class _Value(Happening):
+    """The value of a run that is to be mapped over: here, also if the task runner has kept it."""
+
+    def __init__(self, promise: Any) -> None:
+        super().__init__("value to map over")
+        self.kept: Any = None
+        self._arrival: Arrival | None = None
+        if not promise.subscribe(self._fetch):
+            self._fetch(promise)
+
+    def _fetch(self, promise: Any) -> None:
+        if promise.kept:
+            (self.kept,) = promise.kept
+            self._arrival = Arrival(self.kept)
+        if self._arrival is None or not self._arrival.subscribe(lambda _: self.happen()):
+            self.happen()
+
+    def get(self) -> Any:
+        """It, or an exception, if it was kept and has come."""
+        assert self._arrival is not None
+        return self._arrival.outcome()
+
+
+def _may_be_kept(promise: Any) -> bool:
+    return bool(promise.kept) or (not promise.done and promise.engine.runner.capabilities.keeps_values)
+
+
+def _with_value(argument: Any, kept: dict[int, _Value]) -> Any:
     """The argument, with a whole future or State that is to be mapped over replaced by its value."""
     wrappers, core = strip(argument)
     if not isinstance(core, Future | UnexpandedFutureList | State) or carries(wrappers, unmapped):
@@ -121,7 +167,10 @@ def _with_value(argument: Any) -> Any:
             raise upstream_error(promise, f"Cannot map over the result of {name!r}, which did not complete")
         promise.looked = True
         return unmapped(promise.given())  # its exception object stands for the whole argument
-    value: Any = list(promise.futures()) if isinstance(promise, Expanding) else core.result()
+    if isinstance(promise, Expanding):
+        value: Any = list(promise.futures())
+    else:
+        value = kept[id(promise.kept[0])].get() if promise.kept else core.result()
     for wrapper in reversed(wrappers):
         value = wrapper.rewrap(value)
     return value
@@ -144,43 +193,7 @@ def submit_all(
     return UnexpandedFutureList(Expanding(call, unresolved))
 
 
-class _Event:
-    """Something that will have happened, without a run."""
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-        self.done = False
-        self.failed = self.cancelled = False
-        self.ended: float | None = None
-        self._lock = allocate_lock()
-        self._callbacks: list[Callable[[Any], None]] = []
-
-    def happen(self) -> None:
-        with self._lock:
-            self.done = True
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback(self)
-
-    def subscribe(self, callback: Callable[[Any], None]) -> bool:
-        with self._lock:
-            if not self.done:
-                self._callbacks.append(callback)
-            return not self.done
-
-    def unsubscribe(self, callback: Callable[[Any], None]) -> None:
-        with self._lock:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-
-    def block(self, gate: Gate, timeout: float | None, among: Sequence[Waitable]) -> bool:
-        return waiting.block(gate, timeout)
-
-    async def rest(self, waiter: asyncio.Future[None], among: Sequence[Waitable]) -> None:
-        await waiting.rest(waiter)
-
-
-class Expanding(_Event):
+class Expanding(Happening):
     """The future list of a map over futures that are not done. Happens when all of its elements are done."""
 
     has_started = False
@@ -192,7 +205,7 @@ class Expanding(_Event):
         self.name = f"{call.definition.name}-{call.number}"
         self.created = engine.now()
         self.plan: Plan = call.definition.plan_in(engine)
-        self.expanded = _Event(self.label)
+        self.expanded = Happening(self.label, sources)
         self.error: BaseException | None = None
         self.status = Status.FAILED  # only asked for when there is an error
         self.blocked: list[Run] = []
@@ -203,9 +216,10 @@ class Expanding(_Event):
         self._context = copy_context()
         self._futures: list[Future[Any]] = []
         self._cancelled = False
+        self._blamed: Any = self
         self._begun: list[None] = [None]  # popped by whoever expands: once
         call.parent.adopt(self)
-        Countdown([source(promise) for promise in sources], self._expand_once).start()
+        Countdown([call.source(promise) for promise in sources], self._expand_once).start()
 
     def _expand_once(self) -> None:
         try:
@@ -232,9 +246,10 @@ class Expanding(_Event):
     def _account_for(self, error: Exception) -> None:
         """The list could not be made: that is a failure like that of a run, or like a run that was blocked."""
         if isinstance(error, UpstreamTaskError):
-            for promise in self._sources:
-                if _is_bad(promise):
-                    promise.note_blocked(self)
+            bad = [promise for promise in self._sources if _is_bad(promise)]
+            for promise in bad:
+                promise.note_blocked(self)
+            self._blamed = bad[0].culprit() if bad else self
         elif not self._cancelled:
             self._engine.failures.append(self)  # type: ignore[arg-type]
 
@@ -272,12 +287,17 @@ class Expanding(_Event):
 
     # --- as an upstream -------------------------------------------------------------------------------------------
 
+    @property
+    def elements(self) -> list[Any]:
+        """Those that stand for the list where it is asked which runs went wrong."""
+        return [self] if self.error is not None else [future._promise for future in self._futures]
+
     def _first_bad(self) -> Any:
         return next((f._promise for f in self._futures if f._promise.done and f._promise.failed), None)
 
     def culprit(self) -> Any:
         bad = self._first_bad()
-        return self if bad is None else bad.culprit()
+        return self._blamed if bad is None else bad.culprit()
 
     def note_blocked(self, run: Run) -> None:
         self.blocked.append(run)
@@ -285,8 +305,12 @@ class Expanding(_Event):
             if future._promise.failed:
                 future._promise.note_blocked(run)  # type: ignore[attr-defined]
 
-    def given(self) -> Any:
-        return self.error if self.error is not None else [f._promise.given() for f in self._futures]  # type: ignore[attr-defined]
+    @property
+    def kept(self) -> Sequence[Kept]:
+        return [kept for future in self._futures for kept in future._promise.kept]
+
+    def given(self, take: Take | None = None) -> Any:
+        return self.error if self.error is not None else [f._promise.given(take) for f in self._futures]  # type: ignore[attr-defined]
 
     def outcome(self, raise_on_failure: bool) -> Any:
         return [future._promise.outcome(raise_on_failure) for future in self.futures()]
@@ -309,11 +333,6 @@ class Expanding(_Event):
         else:
             self._expand_once()
         return True
-
-
-def source(promise: Any) -> Any:
-    """What to wait for before mapping over it: the value of a run, but of a list only that its elements exist."""
-    return promise.expanded if isinstance(promise, Expanding) else promise
 
 
 def _is_bad(promise: Any) -> bool:

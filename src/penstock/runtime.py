@@ -31,7 +31,7 @@ _COMMON: dict[str, tuple[_Getter, Any]] = {
     "id": (lambda run: str(run.view().id), None),
     "name": (lambda run: run.name, None),
     "tags": (lambda run: sorted(run.tags), []),
-    "parameters": (lambda run: run.parameters, {}),
+    "parameters": (lambda run: run.view().parameters, {}),
     "run_count": (lambda run: run.attempt, 0),
 }
 _FLOW: dict[str, tuple[_Getter, Any]] = {

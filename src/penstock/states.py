@@ -10,7 +10,7 @@ from __future__ import annotations
 import reprlib
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from enum import Enum, IntEnum, StrEnum
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, overload
@@ -128,6 +128,22 @@ class StateDetails(NamedTuple):
 _NO_DETAILS = StateDetails()
 
 
+class Deferred:
+    """A state's data that are somewhere else: `fetch(stand_in)` brings them, and blocks meanwhile."""
+
+    __slots__ = ("_fetch", "stand_in")
+
+    def __init__(self, stand_in: Any, fetch: Callable[[Any], Any]) -> None:
+        self.stand_in = stand_in
+        self._fetch = fetch
+
+    def get(self) -> Any:
+        return self._fetch(self.stand_in)
+
+    def __repr__(self) -> str:
+        return str(self.stand_in.shown)
+
+
 class State(Generic[R]):
     """What is known about a run at one moment: immutable, hashable, safe to share between threads.
 
@@ -176,7 +192,12 @@ class State(Generic[R]):
 
     @property
     def data(self) -> Any:
-        return self._data
+        return self._data.get() if type(self._data) is Deferred else self._data
+
+    @property
+    def _stand_in(self) -> Any:
+        """What is in the place of data that are somewhere else; None if they are here."""
+        return self._data.stand_in if type(self._data) is Deferred else None
 
     @property
     def timestamp(self) -> datetime:
@@ -189,6 +210,14 @@ class State(Generic[R]):
     @property
     def state_details(self) -> StateDetails:
         return self._state_details
+
+    def told_of(self, run: StateDetails) -> State[R]:
+        """This state as that of a run, if it was made by hand and says of none."""
+        if self._state_details != _NO_DETAILS:
+            return self
+        told: State[R] = State(self._type, name=self._name, message=self._message, data=self._data, state_details=run)
+        told._id, told._timestamp = self._id, self._timestamp
+        return told
 
     def is_scheduled(self) -> bool:
         return self._type is StateType.SCHEDULED
@@ -224,7 +253,7 @@ class State(Generic[R]):
     def result(self, raise_on_failure: bool) -> Any: ...
 
     def result(self, raise_on_failure: bool = True) -> Any:
-        """The run's value; never waits.
+        """The run's value; never waits for the run. A value that its task runner has kept elsewhere is fetched.
 
         Raises the run's exception if the state is FAILED, CRASHED or CANCELLED; with
         `raise_on_failure=False` returns the state's data instead, or that exception if there is none.
@@ -242,7 +271,7 @@ class State(Generic[R]):
                 "The run completed, but its result was not kept and is no longer available. "
                 "To keep results: @task(persist_result=True)"
             )
-        return self._data
+        return self.data
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, State):
@@ -266,7 +295,7 @@ class State(Generic[R]):
         return f"{self._name}(message={self._message!r}, type={self._type.value}, data={data})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        data = Portable(self._data) if isinstance(self._data, BaseException) else self._data
+        data = Portable(self._data) if isinstance(self._data, BaseException) else self.data
         fields = (self._type, self._name, self._message, data, self._timestamp, self._id, self._state_details)
         return _rebuild, (type(self), *fields)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from penstock import calls, maps
@@ -56,6 +56,7 @@ class Task(Invocable[P, R_co]):
         retry_condition_fn: Callable[..., Any] | None = None,
         timeout_seconds: float | None = None,
         log_prints: bool | None = None,
+        remote_options: Mapping[str, Any] | None = None,
         on_running: Iterable[Callable[..., Any]] | None = None,
         on_completion: Iterable[Callable[..., Any]] | None = None,
         on_failure: Iterable[Callable[..., Any]] | None = None,
@@ -78,6 +79,7 @@ class Task(Invocable[P, R_co]):
                 f"Expected a callable for 'retry_condition_fn'; got {type(self.retry_condition_fn).__name__}: "
                 "give a function of (task, task_run, state)"
             )
+        self.remote_options = _checked_remote_options(options.get("remote_options"))
         super()._apply(options)
         check_reserved(_parameter_names(self.fn), _RESERVED)
 
@@ -93,6 +95,7 @@ class Task(Invocable[P, R_co]):
         plan.condition = self.retry_condition_fn
         plan.run_name = self.task_run_name
         plan.tags = frozenset(self.tags)
+        plan.remote_options = self.remote_options
         return plan
 
     @property
@@ -177,6 +180,12 @@ class Task(Invocable[P, R_co]):
         def __get__(self, instance: Any, owner: type | None = None, /) -> Any: ...
 
         def with_options(self, **options: Unpack[TaskOptions]) -> Self: ...  # type: ignore[override]
+
+
+def _checked_remote_options(options: Any) -> dict[str, Any]:
+    if not isinstance(options, Mapping | None):
+        raise TypeError(f"'remote_options' must be a mapping of Ray's options; got {type(options).__name__}")
+    return dict(options or {})
 
 
 def _parameter_names(fn: Any) -> tuple[str, ...]:

@@ -17,9 +17,10 @@ from typing import Any
 import process_bodies as bodies
 import pytest
 
-from penstock import flow, runtime, tags, task
+from penstock import flow, runtime, tags, task, unmapped
+from penstock._core import serial
 from penstock.exceptions import SerializationError, WorkerLost
-from penstock.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+from penstock.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner, processes
 
 
 def within(seconds: float, call: Callable[[], Any]) -> Any:
@@ -468,3 +469,21 @@ def test_generators_asynchronous_tasks_and_tags() -> None:
     assert counted == [0, 1, 2]
     assert (name, its_tags, flow_name) == ("facts-0", ["around", "own"], expected)
     assert {pid, *(pid for _, pid in said)}.isdisjoint([os.getpid()])
+
+
+def test_a_large_argument_of_a_map_is_sent_once_to_each_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    @task
+    def size_of(_: int, blob: Any) -> int:
+        return len(blob.data)
+
+    sent: list[int] = []
+    lay_out = processes.lay_out
+
+    def counting(packed: serial.Packed) -> list[int]:
+        sent.extend(buffer.raw().nbytes for buffer in packed.buffers)
+        return lay_out(packed)
+
+    monkeypatch.setattr(processes, "lay_out", counting)
+    blob = bodies.Blob(bytearray(1_000_000))
+    assert in_flow(lambda: size_of.map(range(200), unmapped(blob)).result(), workers=2) == [1_000_000] * 200
+    assert 1 <= len(sent) <= 2, f"sent {len(sent)} times to 2 workers"

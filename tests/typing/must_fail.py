@@ -73,6 +73,8 @@ def misspelt_options() -> None:
     one.with_options(retry=3)  # error
     one.with_options(retries="3")  # error
     pipeline.with_options(tags=["a"])  # error
+    one.with_options(remote_options=3)  # error
+    pipeline.with_options(remote_options={"num_cpus": 2})  # error
 
 
 async def wrong_use_of_await() -> None:

@@ -161,7 +161,7 @@ def options() -> None:
     again = one.with_options(name="again", retries=2)
     assert_type(again(1), int)
     assert_type(again.submit(1), Future[int])
-    later = fetch.with_options(timeout_seconds=3)
+    later = fetch.with_options(timeout_seconds=3, remote_options={"num_cpus": 2})
     assert_type(later.submit("u"), Future[bytes])
 
 

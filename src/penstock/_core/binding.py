@@ -18,6 +18,7 @@ from json.encoder import encode_basestring_ascii
 from string import Formatter
 from typing import Any
 
+from penstock._core.serial import Reference
 from penstock.exceptions import ParameterBindError, ReservedArgumentError
 
 _EMPTY = inspect.Parameter.empty
@@ -194,9 +195,19 @@ def render_name(option: str | Callable[..., Any], parameters: Mapping[str, Any],
     return name if len(name) <= NAME_LIMIT else name[: NAME_LIMIT - 1] + "…"
 
 
+def name_uses(option: str | Callable[..., Any], names: Iterable[str]) -> bool:
+    """Whether the values of some of these parameters may be needed for `render_name`."""
+    if isinstance(option, str):
+        return any(re.search(rf"\{{{name}\b", option) for name in names)
+    return _wants_parameters(option)
+
+
+def _wants_parameters(option: Callable[..., Any]) -> bool:
+    return "parameters" in _signature(option).parameters
+
+
 def _ask(option: Callable[..., Any], parameters: Mapping[str, Any], label: str) -> str:
-    wants_parameters = "parameters" in _signature(option).parameters
-    name = option(parameters=dict(parameters)) if wants_parameters else option()
+    name = option(parameters=dict(parameters)) if _wants_parameters(option) else option()
     if not isinstance(name, str):
         raise TypeError(f"The callable given as {label!r} must return a string; it returned {type(name).__name__}.")
     return name
@@ -391,6 +402,8 @@ def _draw_other(sketch: _Sketch, value: Any, depth: int) -> None:
         draw(sketch, value, depth)
     elif issubclass(kind, type):
         _draw_class(sketch, value, depth)
+    elif issubclass(kind, Reference):
+        sketch.write(value.shown)
     elif issubclass(kind, Enum):
         member = _attribute(value, "_name_")
         sketch.write(f"{name}.{member}" if type(member) is str else name)

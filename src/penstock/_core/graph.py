@@ -365,6 +365,11 @@ class Inputs(ABC):
 
     links: tuple[Link, ...]
 
+    @property
+    @abstractmethod
+    def names(self) -> Collection[str]:
+        """The parameters that hold upstreams."""
+
     def resolve(self, value_of: Callable[[Source], Any]) -> dict[str, Any]:
         """Return the parameters with values for upstreams, without annotations.
 
@@ -393,6 +398,10 @@ class _Flat(Inputs):
                 first[id(value)] = Link(value, name, True, False)
         self.links = tuple(first.values())
 
+    @property
+    def names(self) -> Collection[str]:
+        return self._uses.keys()
+
     def _rebuilt(self, values: dict[int, Any]) -> dict[str, Any]:
         resolved = self._parameters.copy()
         for name, value in self._uses.items():
@@ -408,6 +417,11 @@ class _Nested(Inputs):
     def __init__(self, nodes: list[_Node]) -> None:
         self._nodes = nodes  # the parameters themselves are the last
         self.links = _links(nodes[-1])
+
+    @property
+    def names(self) -> Collection[str]:
+        root = self._nodes[-1]
+        return {root.parts[index - 1] for index, _, _ in root.edges}
 
     def _rebuilt(self, values: dict[int, Any]) -> dict[str, Any]:
         resolved: dict[str, Any] = _Rebuild(self._nodes, values).run()

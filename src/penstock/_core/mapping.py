@@ -80,6 +80,7 @@ class _Column:
     elements: Iterable[Any] | None = None  # None: static
     wrappers: Sequence[Annotation[Any]] = ()  # put around each element again, outermost first
     frame: bool = False
+    held: bool = False  # marked as static by the user
 
     def cells(self) -> Iterator[Any]:
         if self.elements is None:
@@ -91,6 +92,8 @@ class _Column:
 
     def snapshot(self) -> Any:
         """The argument as it is now; a frame stays a frame."""
+        if self.held:
+            return unmapped(self.value)
         if self.elements is None or self.frame:
             return self.value
         value: Any = self.elements
@@ -136,7 +139,7 @@ def _column(name: str, value: Any) -> _Column:
         # Unwrapped here, once, rather than in each child; the other annotations keep their effect.
         for wrapper in reversed([w for w in wrappers if not isinstance(w, unmapped)]):
             core = wrapper.rewrap(core)
-        return _Column(name, core)
+        return _Column(name, core, held=True)
     elements = _iterated(core)
     if elements is None:
         return _Column(name, value)

@@ -2,6 +2,7 @@
 
 Functions and classes that the other process cannot import (those of `__main__`, a notebook or a closure) travel by
 value. Buffers from `LARGE` on are left out of the pickle (protocol 5): they go through shared memory, see `channel`.
+So are values that are elsewhere already: what stands for them at home, a `Reference`, becomes a number.
 """
 
 from __future__ import annotations
@@ -27,12 +28,23 @@ class Packed(NamedTuple):
 
     data: bytes
     buffers: Sequence[Any] = ()
+    handles: Sequence[Any] = ()  # what stands for values that are elsewhere: not in the pickle
 
 
-def pack(value: Any, what: str, *, plain: bool = False, apart: bool = True) -> Packed:
+class Reference:
+    """Stands for a value that is elsewhere.
+
+    No abstract base class: whether something is one of these is asked about every part of what is pickled.
+    """
+
+    shown: str  # what `short` would say of the value
+
+
+def pack(value: Any, what: str, *, plain: bool = False, apart: bool = True, handles: list[Any] | None = None) -> Packed:
     """Pickle `value`; raises `SerializationError` that says where inside `what` the culprit is.
 
-    `plain`: it is known to consist of plain data, which costs a tenth. Without `apart` the pickle is complete.
+    `plain`: it is known to consist of plain data, which costs a tenth. Without `apart` the pickle has all buffers in
+    it. The references in `value` are left out and added to `handles`; without such a list it must not hold any.
     """
     if plain:
         return Packed(pickle.dumps(value, 5))
@@ -45,14 +57,18 @@ def pack(value: Any, what: str, *, plain: bool = False, apart: bool = True) -> P
         return not large
 
     try:
-        return Packed(_dumps(value, keep_apart if apart else None), buffers)
+        data = _dumps(value, keep_apart if apart else None, handles)
+        return Packed(data, buffers, () if handles is None else handles)
     except BaseException as error:  # SystemExit included: it is the value's code that raises it, not the program
         raise _explained(value, what, error) from error
 
 
-def _dumps(value: Any, buffer_callback: Any) -> bytes:
+def _dumps(value: Any, buffer_callback: Any, handles: list[Any] | None) -> bytes:
     sink = _Sink()
-    _pickler_class()(sink, 5, buffer_callback=buffer_callback).dump(value)
+    pickler = (_pickler_class() if handles is None else _referring_class())(sink, 5, buffer_callback=buffer_callback)
+    if handles is not None:
+        pickler.refer_to(handles)
+    pickler.dump(value)
     return b"".join(sink.parts)
 
 
@@ -64,6 +80,22 @@ class _Sink:
 
     def write(self, part: Any) -> None:
         self.parts.append(bytes(part))
+
+
+class _Source:
+    """What an unpickler reads from."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        part = self._data[self._at : self._at + size]
+        self._at += size
+        return bytes(part)
+
+    def readline(self) -> bytes:
+        raise pickle.UnpicklingError("not a pickle of ours: they have no lines")
 
 
 @cache
@@ -83,20 +115,56 @@ def _pickler_class() -> Any:
     return Pickler
 
 
+@cache
+def _referring_class() -> Any:
+    """The pickler for what may hold references. It asks about every object, which takes its time."""
+
+    class Referring(_pickler_class()):  # type: ignore[misc]
+        def refer_to(self, handles: list[Any]) -> None:
+            self._handles = handles
+            self._known = {id(handle): index for index, handle in enumerate(handles)}
+
+        def persistent_id(self, part: Any) -> int | None:
+            if not issubclass(type(part), Reference):
+                return None
+            if id(part) not in self._known:
+                self._known[id(part)] = len(self._handles)
+                self._handles.append(part)
+            return self._known[id(part)]
+
+    return Referring
+
+
 def _reduce_code(code: CodeType) -> Any:
     reduce_code = _pickler_class().__base__.dispatch_table[CodeType]
     function, arguments = reduce_code(code)
     return function, tuple(code.co_filename if item == "<dynamic-code>" else item for item in arguments)
 
 
-def unpack(packed: Packed) -> Any:
-    """The value again. Raises what its code raises; `SerializationError` for what is no `Exception`."""
+def unpack(packed: Packed, given: Sequence[Any] = ()) -> Any:
+    """The value again. Raises what its code raises; `SerializationError` for what is no `Exception`.
+
+    `given` are the values that its handles stand for, in their order.
+    """
     try:
+        if given:
+            return _Unpickler(packed, given).load()
         return pickle.loads(packed.data, buffers=packed.buffers)
     except Exception:
         raise
     except BaseException as error:
         raise SerializationError(f"rebuilding a value raised {describe(error)}") from error
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts values in the places of references."""
+
+    def __init__(self, packed: Packed, given: Sequence[Any]) -> None:
+        super().__init__(_Source(packed.data), buffers=packed.buffers)
+        self._given = given
+
+    def persistent_load(self, index: int) -> Any:
+        return self._given[index]
 
 
 def is_plain(value: Any) -> bool:
@@ -133,7 +201,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _works(value: Any) -> bool:
     try:
-        _dumps(value, lambda _: None)
+        _dumps(value, lambda _: None, [])
     except BaseException:
         return False
     return True

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sys
 from _thread import get_ident
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from penstock._core.errors import describe
 from penstock._core.machine import RETURNED, RUN, STARTED, Event, step
 from penstock._core.outcome import Outcome
-from penstock._engine import interrupt, signals, travel
+from penstock._engine import interrupt, sending, signals, travel
 from penstock._engine.context import current_run
 from penstock._engine.requests import deliver
 from penstock.exceptions import (
@@ -53,7 +53,7 @@ class Call:
             "on_worker",
             "outer",
         ),
-        *("on_worker", "outer", "run", "slot", "stopping", "thread", "timer", "worker"),
+        *("run", "slot", "stopping", "thread", "timer", "wishes", "worker"),
     )
 
     def __init__(self, run: Run) -> None:
@@ -66,6 +66,7 @@ class Call:
         self.loop_thread: int | None = None  # of the event loop that runs it
         self.asyncio_task: asyncio.Task[Any] | None = None  # in which an asynchronous body is running
         self.away: Away | None = None  # the process that executes it
+        self.wishes: Any = None  # of the user as to where; only its runner understands them
         self.outer: Call | None = None  # the body that the thread was in before
         self.gate: Gate | None = None  # where the body is blocked while it waits for the engine
         self.stopping = False  # the body has been asked to stop
@@ -92,6 +93,10 @@ class Call:
 
     def execute(self) -> Outcome | None:
         """Execute the body on this thread and return its outcome; None if the run has been cancelled."""
+        # By way of `self`: cloudpickle sends this very function along with what `__reduce__` makes of the call.
+        return self.carry_out()
+
+    def carry_out(self) -> Outcome | None:
         self.on_worker = True
         context = self.run.context
         if context is None or not self.begin():
@@ -109,11 +114,33 @@ class Call:
         """The runner that executed the call has its outcome, or has lost it."""
         self.run.engine.receive(self, result)
 
+    def __reduce__(self) -> Any:
+        """A runner sends the call to another process: it has begun, as far as anybody here can know.
+
+        Raises `SerializationError`, with which the run fails.
+        """
+        return sending.send(self).__reduce__()
+
     # --- bodies in other processes ------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The task's."""
+        return self.run.plan.name
 
     @property
     def key(self) -> str:
         return self.run.plan.key
+
+    @property
+    def remote_options(self) -> Mapping[str, Any]:
+        """The task's, for Ray."""
+        return self.run.plan.remote_options
+
+    def ask(self, question: Callable[[], Any]) -> Any:
+        """The answer where the task was submitted: in the context of that."""
+        context = self.run.context
+        return question() if context is None else context.copy().run(question)
 
     @property
     def is_over(self) -> bool:

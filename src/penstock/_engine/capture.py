@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import builtins
 import logging
+import os
+import platform
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 from penstock._core.binding import short
@@ -24,6 +25,7 @@ _QUIET = "penstock.store"  # a failing store must not be asked to record that it
 _make_record = logging.getLogRecordFactory()
 _print = builtins.print
 _installed = False
+_token = os.urandom(8).hex()  # process ids are few, and containers have names in common
 _console: logging.Handler | None = None
 
 
@@ -115,6 +117,11 @@ _logging_print = _LoggingPrint()
 # --- between processes ------------------------------------------------------------------------------------------------
 
 
+def this_process() -> str:
+    """Its name among all. A worker of a cluster may be a thread of the flow's own process."""
+    return f"{platform.node()}-{os.getpid()}-{_token}"
+
+
 def levels() -> dict[str, int]:
     """The levels that this process's loggers have been given: a worker must neither drop nor add lines."""
     named = logging.root.manager.loggerDict.items()
@@ -122,25 +129,22 @@ def levels() -> dict[str, int]:
     return {"root": logging.root.level, **found}
 
 
-def forward(at_home: dict[str, int], send_home: Callable[[Any], object]) -> None:
+def forward(at_home: dict[str, int]) -> None:
     """In a worker: log lines go home, where the handlers are."""
     for name, level in at_home.items():
         logging.getLogger(None if name == "root" else name).setLevel(level)
-    for handler in logging.root.handlers:
-        if isinstance(handler, _Forwarder):
-            handler.send_home = send_home
-            return
-    logging.root.addHandler(_Forwarder(send_home))
+    if not any(isinstance(handler, _Forwarder) for handler in logging.root.handlers):
+        logging.root.addHandler(_Forwarder())
 
 
 class _Forwarder(logging.Handler):
-    def __init__(self, send_home: Callable[[Any], object]) -> None:
-        super().__init__()
-        self.send_home = send_home
+    """Passes on the lines of runs that are away from home; in their process there may be others."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if current_run.get() is not None:
-            self.send_home(("handle", _portable(record)))
+        run = current_run.get()
+        send = None if run is None else run.engine.recorder.send_home
+        if send is not None:
+            send(("handle", _portable(record)))
 
 
 def _portable(record: logging.LogRecord) -> dict[str, Any]:

@@ -18,18 +18,29 @@ from penstock._core.errors import add_note, describe, text_of
 from penstock._core.machine import COMPLETED, DELAY, UPSTREAM, Command, Event
 from penstock._core.outcome import Outcome
 from penstock._engine import signals
+from penstock._engine.arrival import Arrivals
 from penstock._engine.attempt import crash_message
 from penstock._engine.context import current_run
 from penstock._engine.record import Snapshot
 from penstock._engine.requests import Awaited, Childless, Ended
-from penstock._engine.upstream import is_given, promise_of, state_error, upstream_error, value_of
+from penstock._engine.upstream import (
+    is_given,
+    kept_among,
+    promise_of,
+    runs_behind,
+    state_error,
+    upstream_error,
+    value_of,
+)
 from penstock.annotations import quote
 from penstock.exceptions import CancelledRun, CancelSignal, CrashedRun, FailedRun, InternalError
 from penstock.states import State, StateType, Status
+from penstock.task_runners.base import Kept
 
 if TYPE_CHECKING:
     from penstock._core.graph import Link
     from penstock._engine.run import Run
+    from penstock._engine.upstream import Take
 
 _logger = logging.getLogger("penstock")
 _NO_PARAMETERS: dict[str, Any] = {}
@@ -136,21 +147,49 @@ def _close_generators(run: Run) -> Generator[Any, Any, None]:
 
 def _look_into(run: Run, outcome: Outcome) -> Generator[Any, Any, Outcome]:
     value = outcome.value
+    if issubclass(type(value), Kept):
+        return outcome  # it was looked into where it was made
     if inspect.iscoroutine(value):
         return _unawaited(run, value)
-    if isinstance(value, State) or (not isinstance(value, graph.Upstream) and states.is_state_iterable(value)):
-        return _by_state(states.return_value_to_state(value))
     found = graph.find({"return": value}, keep_quotes=True)
     for quoted in _quotes_in(value):
         _look_at(graph.find({"return": quoted.value}))
-    futures = [] if found is None else [link for link in found.links if not isinstance(link.upstream, State)]
-    if found is None or not futures:
-        return outcome
-    _look_at(found)
+    return outcome if found is None else (yield from _with_upstreams(outcome, found))
+
+
+def _with_upstreams(outcome: Outcome, found: graph.Inputs) -> Generator[Any, Any, Outcome]:
+    """The body returned futures or States, or something that holds some."""
+    futures = [link for link in found.links if not isinstance(link.upstream, State)]
+    if futures:
+        _look_at(found)
     pending = [link for link in futures if not promise_of(link.upstream).done]
     if pending:
         yield Ended(pending)
-    return _by_futures(found, futures)
+    failure = _failure_among(futures)
+    if failure is not None:
+        return failure
+    arrivals = yield from _bring_home(found.links)
+    if isinstance(arrivals, Outcome):
+        return arrivals
+    value = outcome.value
+    if isinstance(value, State) or (not isinstance(value, graph.Upstream) and states.is_state_iterable(value)):
+        return _by_state(states.return_value_to_state(value))
+    return _by_futures(found, arrivals.take) if futures else outcome
+
+
+def _bring_home(links: Sequence[Link]) -> Generator[Any, Any, Arrivals | Outcome]:
+    """Fetch what runners have kept of what the body returned: they may be closed when somebody asks for it."""
+    arrivals = Arrivals(kept_among(links))
+    if arrivals:
+        answer = yield arrivals
+        if type(answer) is Outcome:
+            return answer
+        if arrivals.error is not None:
+            return Outcome(Event.RAISED, error=arrivals.error)
+    for link in links if arrivals else ():
+        if isinstance(link.upstream, State) and link.upstream._stand_in is not None:
+            link.upstream._data = arrivals.take(link.upstream._stand_in)
+    return arrivals
 
 
 _OPENED = frozenset({quote, list, tuple, set, dict})
@@ -201,20 +240,22 @@ def _look_at(found: graph.Inputs | None) -> None:
         promise_of(link.upstream).looked = True
 
 
-def _by_futures(found: graph.Inputs, futures: Sequence[Link]) -> Outcome:
-    """The body returned futures: it completes with their values if they completed. States beside them stay."""
-    required = [promise_of(link.upstream) for link in futures if link.required]
+def _by_futures(found: graph.Inputs, take: Take) -> Outcome:
+    """The body returned futures that have completed: their values take their places. States beside them stay."""
+    resolved = found.resolve(lambda source: source if isinstance(source, State) else value_of(source, take))
+    return Outcome(Event.RETURNED, resolved["return"])
+
+
+def _failure_among(futures: Sequence[Link]) -> Outcome | None:
+    """What returned futures mean that did not complete; None if all have."""
+    required = [run for link in futures if link.required for run in runs_behind(link.upstream)]
     bad = [promise for promise in required if promise.failed]
     if not bad:
-        return Outcome(Event.RETURNED, found.resolve(_value_or_state)["return"])
+        return None
     roots = [promise for promise in bad if promise.culprit() is promise or promise.culprit() not in bad]
     message = f"{len(bad)}/{len(required)} returned task runs failed: {_list_failures(bad)}"
     event = Event.STOPPED if all(promise.cancelled for promise in bad) else Event.RAISED
     return Outcome(event, error=_one_error(message, [promise.error for promise in roots]), message=message)
-
-
-def _value_or_state(upstream: Any) -> Any:
-    return upstream if isinstance(upstream, State) else value_of(upstream)
 
 
 def _one_error(message: str, errors: Sequence[BaseException]) -> BaseException:
@@ -280,7 +321,9 @@ def settle(run: Run, outcome: Outcome) -> Command:
     run.error = error
     run.trace = None if error is None else error.__traceback__
     run.value = outcome.value
-    run.public = outcome.state
+    if issubclass(type(outcome.value), Kept):
+        run.kept = (outcome.value,)
+    run.public = None if outcome.state is None else outcome.state.told_of(run.details())
     command = run.advance(outcome.event)
     if command is DELAY:
         run.close_attempt(error)
@@ -339,7 +382,7 @@ def _seal_badly(run: Run) -> None:
 def hand_over(run: Run) -> None:
     """Record the end. From here on the run keeps its outcome and nothing else: not its arguments, not its inputs."""
     run.parameters = _NO_PARAMETERS
-    run.inputs = run.context = run.call = run.driver = run.shared = None
+    run.inputs = run.kept_inputs = run.context = run.call = run.driver = run.shared = None
     run.links = ()
     run.engine.recorder.finish(run, Snapshot(run))
 
@@ -355,6 +398,7 @@ def collapse(run: Run, error: BaseException) -> None:
     """The engine itself has failed with this run: end it anyhow, so that nobody waits for it for ever."""
     _logger.critical("internal error in %s; please report it", run.label, exc_info=error)
     run.value = run.public = None
+    run.kept = ()
     run.error = InternalError(f"{run.label}: {describe(error)}")
     run.error.__cause__ = error
     with run.lock:

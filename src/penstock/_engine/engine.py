@@ -19,11 +19,11 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from penstock._core import graph
-from penstock._core.binding import render_name, short_parameters
+from penstock._core.binding import name_uses, render_name, short_parameters
 from penstock._core.errors import describe
 from penstock._core.machine import Command, Event, step
 from penstock._core.outcome import Outcome
-from penstock._engine import capture, drive, interrupt, limits, loop
+from penstock._engine import capture, drive, interrupt, limits, loop, sending
 from penstock._engine import clock as clocks
 from penstock._engine.attempt import Call, run_body_async, timeout_error
 from penstock._engine.context import current_run, current_tags
@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from penstock._core.graph import Link
     from penstock._engine.recorder import Recorder
     from penstock._engine.travel import Shared
+    from penstock._engine.upstream import Take
     from penstock.settings import Settings
-    from penstock.task_runners.base import TaskRunner
+    from penstock.task_runners.base import Kept, TaskRunner
 
 _logger = logging.getLogger("penstock")
 _NO_LINKS: tuple[Any, ...] = ()
@@ -71,6 +72,7 @@ class Engine:
         self.forgives: bool = False if outer is None else outer.forgives
         self.facts = _process_facts() if outer is None else None
         self._runner_started = False
+        self._starting = threading.Lock()
         self._counting = threading.Lock()
         self._counts: Counter[str] = Counter()
 
@@ -125,16 +127,30 @@ class Engine:
     def submit(self, run: Run) -> Future[Any]:
         """Let `run` go its way; its future. Does not block, unless the runner executes at once."""
         run.context = copy_context()
-        if self.runner.capabilities.immediate and run.plan.kind == "task" and not _would_block_loop(run):
+        if self.runner.capabilities.immediate and run.plan.kind == "task" and not here.background_loop:
             drive.execute_at_once(run)
         else:
             drive.callback.start(run)
         return Future(run)
 
-    def resolve(self, run: Run) -> None:
-        """All inputs are there: put them in place, name the run, note its parameters. May raise."""
+    def lacking(self, run: Run, kept: Sequence[Kept]) -> list[Kept]:
+        """Those of an input's values that runners have kept and that are needed here, before the run can start."""
+        stays = not self._goes_away(run) or _is_named_after_inputs(run)
+        return [one for one in kept if stays or one.holder is not self.runner]
+
+    def _goes_away(self, run: Run) -> bool:
+        """Whether a runner that may keep values executes the body."""
+        plan, can = run.plan, self.runner.capabilities
+        submitted = plan.kind == "task" and run.has_future and not can.immediate
+        return can.keeps_values and submitted and (can.runs_async or not plan.is_async)
+
+    def resolve(self, run: Run, take: Take | None = None) -> None:
+        """All inputs are there: put them in place, name the run, note its parameters. May raise.
+
+        `take` says what is to be in the places of values that a runner has kept.
+        """
         if run.inputs is not None:
-            run.parameters = run.inputs.resolve(value_of)
+            run.parameters = run.inputs.resolve(value_of if take is None else functools.partial(value_of, take=take))
             run.inputs = None
         plan = run.plan
         if plan.check is not None:
@@ -167,14 +183,19 @@ class Engine:
             return
         try:
             if not self._runner_started:
-                self._runner_started = True
-                self.runner.start()
+                self._start_runner()
             reported = self.runner.execute(call)
         except Exception as error:
-            deliver(call.run, call, Outcome(Event.CRASHED, error=error))
+            sending.fail(call, error)
             return
         if reported is not None:
             reported.add_done_callback(call.reported)
+
+    def _start_runner(self) -> None:
+        with self._starting:  # several threads may submit at once
+            if not self._runner_started:
+                self.runner.start()
+                self._runner_started = True
 
     def perform(self, call: Call) -> None:
         """Execute a body here and now (an asynchronous one: on the background loop) and report."""
@@ -182,15 +203,19 @@ class Engine:
         if not call.needs_thread:
             loop.background().start(lambda: _perform_async(call), run.context)
         else:
-            call.report(call.execute())
+            call.report(call.carry_out())
 
     def receive(self, call: Call, result: StandardFuture[Outcome | None]) -> None:
         """The outcome of a call that was executed elsewhere; an exception means that it was lost on the way."""
-        error = result.exception() if not result.cancelled() else None
-        if error is not None:
+        if isinstance(call.away, sending.Trip):
+            sending.receive(call, call.away, result)
+        elif result.cancelled():
+            if call.run.pending is call:
+                self.cancel(call.run)
+        elif (error := result.exception()) is not None:
             self.lose(call, error)
         else:
-            call.report(None if result.cancelled() else result.result())
+            call.report(result.result())
 
     def lose(self, call: Call, error: BaseException) -> None:
         """Whatever executed the call is gone: because it was to be stopped so, or by itself."""
@@ -198,20 +223,13 @@ class Engine:
         if not call.claimed and not call.begin():
             return
         call.end()
-        if call.expired:
-            outcome = Outcome(Event.TIMED_OUT, error=timeout_error(call.run))
-        elif call.stopping:
-            outcome = Outcome(Event.STOPPED)
-        else:
-            outcome = Outcome(Event.LOST, error=_lost_error(error))
-        deliver(call.run, call, outcome)
+        deliver(call.run, call, _ended_by_us(call) or Outcome(Event.LOST, error=_lost_error(error)))
 
     def refuse(self, call: Call, error: BaseException) -> None:
         """The call could not be sent to where it was to be executed."""
         if call.claimed or call.begin():
             call.end()
-            event = Event.STOPPED if call.stopping else Event.RAISED
-            deliver(call.run, call, Outcome(event, error=error))
+            deliver(call.run, call, _ended_by_us(call) or Outcome(Event.RAISED, error=error))
 
     def arrive(self, call: Call, facts: Sequence[Any]) -> None:
         """The report of a visit to another process."""
@@ -226,18 +244,21 @@ class Engine:
     def note(self, message: Any) -> None:
         """What a visiting body has sent home meanwhile."""
         kind, content = message
-        if kind == "line":
+        if kind == "rows":
+            self._count_rows(Batch._make(content))
+        if self.recorder.send_home is not None:  # this is not home either
+            self.recorder.send_home(message)
+        elif kind == "line":
             self.recorder.log(LogRow._make(content))
         elif kind == "handle":
             capture.handle(content)
         else:
-            self._note_rows(Batch._make(content))
+            self.recorder.add(Foreign(Batch._make(content)))
 
-    def _note_rows(self, batch: Batch) -> None:
+    def _count_rows(self, batch: Batch) -> None:
         for row in batch.runs:
             if row.flow_run_id == self.flow_hex:  # of a subflow, only itself is counted here
                 self._count(row.kind, row.attempts, row.status)
-        self.recorder.add(Foreign(batch))
 
     def _execute_apart(self, call: Call) -> None:
         """A submitted flow's body has a thread of its own, and takes no slot of any runner."""
@@ -300,7 +321,7 @@ class Engine:
 
     def expire(self, call: Call) -> None:
         """The time of an attempt is over."""
-        if call.away is not None:
+        if call.away is not None and self.runner.capabilities.can_kill:
             call.away.kill(call)
             return
         of_flow = call.run.plan.kind == "flow"
@@ -315,7 +336,8 @@ class Engine:
                 return
             if call.away is not None:
                 call.away.kill(call)
-                return
+                if self.runner.capabilities.can_kill:
+                    return
             waited_for = run.pending is call
         place = interrupt.where(call)
         _logger.warning("%s did not stop within %g s; still running in %s%s", run.label, grace, place, _cure(call))
@@ -359,10 +381,15 @@ class Engine:
     def close(self) -> None:
         """The root run is over: give the runner back."""
         self.closing = True
-        if self._runner_started:
-            self.runner.close(cancel=True)
+        self.rest()
         if self.root.plan.kind == "flow":
             self.log(logging.INFO, self.summary(self.root), self.root)
+
+    def rest(self) -> None:
+        """Nothing is to be executed for now: give back what the runner holds, until it is needed again."""
+        if self._runner_started:
+            self._runner_started = False
+            self.runner.close(cancel=True)
 
     def log(self, level: int, message: str, run: Run) -> None:
         """Write a line to the log of `run`, from wherever this thread is."""
@@ -401,6 +428,18 @@ class Engine:
         return f"{run.path} {run.state_name().upper()} in {took:.3g} s{counted}"
 
 
+def _ended_by_us(call: Call) -> Outcome | None:
+    """What an end means that the body was not asked about: None, unless we wanted it."""
+    if call.expired:
+        return Outcome(Event.TIMED_OUT, error=timeout_error(call.run))
+    return Outcome(Event.STOPPED) if call.stopping else None
+
+
+def _is_named_after_inputs(run: Run) -> bool:
+    name = run.plan.run_name
+    return name is not None and run.inputs is not None and name_uses(name, run.inputs.names)
+
+
 def _lost_error(error: BaseException) -> WorkerLost:
     if isinstance(error, WorkerLost):
         return error
@@ -433,13 +472,9 @@ def _perform_apart(call: Call) -> None:
     call.report(context.run(asyncio.run, run_body_async(call)))
 
 
-def _would_block_loop(run: Run) -> bool:
-    """An asynchronous body would have to run on the very loop that this thread would block."""
-    return run.plan.is_async and here.background_loop
-
-
 def _cure(call: Call) -> str:
-    return "" if call.on_worker or call.asyncio_task is not None else ". The caller waits for it; `.submit()` would not"
+    is_called_directly = not (call.on_worker or call.away or call.asyncio_task)
+    return "" if not is_called_directly else ". The caller waits for it; `.submit()` would not"
 
 
 async def _perform_async(call: Call) -> None:

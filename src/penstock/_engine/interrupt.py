@@ -153,6 +153,8 @@ def _python_api() -> Any:
 
 def where(call: Call) -> str:
     """Where a body that does not stop is, for a message: thread and source line."""
+    if call.away is not None:
+        return call.away.where(call)
     task = call.asyncio_task
     thread = call.thread if task is None else call.loop_thread
     frame = sys._current_frames().get(thread or 0)

@@ -12,19 +12,23 @@ ask next, which leads to the end. If whoever drives the run is interrupted, the 
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock._core.machine import ATTEMPT, DELAY, MISS, READY, Command, Event
 from penstock._core.outcome import Outcome
 from penstock._engine import ending
+from penstock._engine.arrival import Arrivals
 from penstock._engine.attempt import Call
 from penstock._engine.requests import Acquire, Aside, Childless, Inputs, Sleep
+from penstock._engine.upstream import kept_among
 from penstock._engine.waiting import refuse_circular_inputs
 
 if TYPE_CHECKING:
     from penstock._engine.plan import Hook
     from penstock._engine.run import Run
+    from penstock._engine.upstream import Take
+    from penstock.task_runners.base import Kept
 
 Life = Generator[Any, Any, None]
 Step = Generator[Any, Any, Command]
@@ -78,12 +82,26 @@ def _await_inputs(run: Run) -> Step:
         return ending.crash(run, blocker)
     if blocker is not None:
         return ending.block(run, blocker)
-    return _prepare(run)
+    kept = () if run.inputs is None else kept_among(run.inputs.links)
+    return (yield from _bring(run, kept)) if kept else _prepare(run)
 
 
-def _prepare(run: Run) -> Command:
+def _bring(run: Run, kept: Sequence[Kept]) -> Step:
+    """Some inputs have stayed where they were made: what the run needs here comes home first."""
+    lacking = run.engine.lacking(run, kept)
+    arrivals = Arrivals(lacking)
+    if lacking or callable(run.plan.run_name):  # which may ask `runtime` for the others, on this thread
+        answer = yield arrivals
+        if answer is not True:
+            return run.advance(READY) if answer is None else ending.crash(run, answer)
+    if len(lacking) < len(kept):
+        run.kept_inputs = run.inputs
+    return _prepare(run, arrivals.take)
+
+
+def _prepare(run: Run, take: Take | None = None) -> Command:
     try:
-        run.engine.resolve(run)
+        run.engine.resolve(run, take)
     except Exception as error:
         return run.fail(Event.REFUSED, error)
     return run.advance(READY)

@@ -38,6 +38,7 @@ class Plan:
     log_prints: bool = False
     run_name: Any = None  # template, callable or None
     tags: frozenset[str] = frozenset()
+    remote_options: Mapping[str, Any] = field(default_factory=dict)  # tasks: for Ray
     version: str | None = None
     forgives: bool = False  # flows: failures nobody looked at are warnings
     check: Callable[[dict[str, Any]], dict[str, Any]] | None = None  # flows: validates resolved parameters

@@ -33,7 +33,7 @@ from collections.abc import Callable
 from itertools import islice
 from logging import getLogger
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from penstock._engine.mailbox import LOOK_EVERY
 from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, RunRow, Store, StoreLocked, StoreMissing
@@ -151,6 +151,8 @@ class Recorder:
 
     No method raises because of the store. Nothing is opened and no thread is started before the first touch.
     """
+
+    send_home: Callable[[Any], object] | None = None  # this is home: see `visit.Relay`
 
     def __init__(
         self,

@@ -17,9 +17,10 @@ from uuid import UUID
 from penstock._core.errors import text_of
 from penstock._core.machine import COMPLETED, RUNNING, Command, Event, Reason, step
 from penstock._engine import record, waiting
+from penstock._engine.arrival import Arrival, fetch, with_values
 from penstock._engine.ids import as_hex
 from penstock._engine.upstream import promise_of
-from penstock.states import State, StateDetails, StateType, Status
+from penstock.states import Deferred, State, StateDetails, StateType, Status
 from penstock.store.base import AttemptRow, Batch
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from penstock._engine.plan import Plan
     from penstock._engine.recorder import Recordable, Ticket
     from penstock._engine.travel import Shared
+    from penstock._engine.upstream import Take
     from penstock.futures import Gate, Waitable
+    from penstock.task_runners.base import Kept
 
 _TYPES = {
     Status.PENDING: StateType.PENDING,
@@ -101,6 +104,8 @@ class Run:
         "id",
         "index",
         "inputs",
+        "kept",
+        "kept_inputs",
         "lease",
         "lifecycle",
         "limited",
@@ -159,6 +164,7 @@ class Run:
         self.cancel_asked = False
         # What came out.
         self.value: Any = None
+        self.kept: Sequence[Kept] = ()  # the value, if it has stayed with the runner
         self.error: BaseException | None = None
         self.trace: Any = None
         self.message: str | None = None
@@ -173,6 +179,7 @@ class Run:
         self.children: dict[int, Child] | None = None
         self.on_childless: Callable[[], object] | None = None
         self.inputs: Inputs | None = None
+        self.kept_inputs: Inputs | None = None  # if values have stayed with the runner: how to get at them
         self.links: Sequence[Link] = ()
         self.shared: Shared | None = None  # arguments that it has in common with the other children of its map
         self.context: Context | None = None
@@ -266,7 +273,10 @@ class Run:
         """`advance` with the exception that the run ends with if the machine agrees that it ends."""
         self.error = error
         self.message = text_of(error) if message is None else message
-        return self.advance(event)
+        command = self.advance(event)
+        if command is Command.IGNORE:
+            self.error = self.message = None  # it was cancelled meanwhile, which is how it ends
+        return command
 
     @property
     def failed(self) -> bool:
@@ -321,20 +331,29 @@ class Run:
     def outcome(self, raise_on_failure: bool) -> Any:
         self.looked = True
         if self.error is None:
-            return self.value
+            return fetch(self.value) if self.kept else self.value
         if raise_on_failure:
             # Every raise would append the raiser's frames to the one traceback that all waiters share.
             raise self.error.with_traceback(self.trace)
         return self.error
+
+    def arriving(self) -> Arrival:
+        """The value on its way home, if the runner has kept it."""
+        return Arrival(self.kept[0])
 
     def cancel(self, grace: float | None = None) -> bool:
         return self.engine.cancel(self, grace)
 
     # --- as an upstream -----------------------------------------------------------------------------------
 
-    def given(self) -> Any:
-        """What takes the run's place in arguments: the value, or under `allow_failure` the exception."""
-        return self.value if self.error is None else self.error
+    def given(self, take: Take | None = None) -> Any:
+        """What takes the run's place in arguments: the value, or under `allow_failure` the exception.
+
+        For a value that a runner has kept, `take` says what it is to be; without it, the `Kept`.
+        """
+        if self.error is not None:
+            return self.error
+        return take(self.value) if self.kept and take is not None else self.value
 
     def culprit(self) -> Any:
         """The first failed run of the chain that this failed run is part of."""
@@ -375,15 +394,16 @@ class Run:
 
     def _state(self, status: Status, reason: Reason, attempt: int, cancel_asked: bool) -> State[Any]:
         kind, name = _shown_as(status, reason, attempt, cancel_asked)
+        data = Deferred(self.value, fetch) if self.kept else self.value
         changes = status * 1000 + attempt * 10 + reason  # the same facts give the same state id
         return State(
             kind,
             name=name,
             message=self.message if status.final else None,
-            data=self.value if self.error is None else self.error,
+            data=data if self.error is None else self.error,
             timestamp=datetime.fromtimestamp(self.ended or self.started or self.created, UTC),
             id=UUID(int=self.id ^ (changes << 96)),
-            state_details=self._details(),
+            state_details=self.details(),
         )
 
     def state_name(self) -> str:
@@ -394,7 +414,7 @@ class Run:
             return "Completed"
         return _shown_as(self.status, self.reason, self.attempt, self.cancel_asked)[1]
 
-    def _details(self) -> StateDetails:
+    def details(self) -> StateDetails:
         flow = self.flow
         return StateDetails(None if flow is None else UUID(int=flow.id), self.uuid("task"))
 
@@ -468,9 +488,18 @@ class RunView:
         self.name = run.name
         self.run_count = run.attempt
         self.tags = sorted(run.tags)
-        self.parameters = run.parameters
+        self._parameters, self._inputs = run.parameters, run.kept_inputs
         flow = run.flow if run.plan.kind == "task" else (run.parent.flow if run.parent else None)
         self.flow_run_id = None if flow is None else UUID(int=flow.id)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Blocks if some of the values have to be fetched."""
+        inputs = self._inputs
+        if inputs is not None:
+            self._parameters = with_values(inputs)
+            self._inputs = None
+        return self._parameters
 
     @property
     def state(self) -> State[Any]:

@@ -53,11 +53,14 @@ class Household(NamedTuple):
     is_async: bool
     is_generator: bool
     log_prints: bool
+    forgives: bool  # failures that nobody looked at, where a flow does not say otherwise
     version: str | None
     ancestors: Sequence[Ancestor]  # the flow runs around it, nearest first
     settings: Settings
     overrides: Mapping[str, str] | None  # of settings, in the context of the flow
     levels: dict[str, int]  # of the loggers at home
+    home: str  # the process
+    timeout: float | None = None  # seconds for one attempt, if it is to be stopped there and not from home
 
 
 class Visit(NamedTuple):
@@ -124,11 +127,13 @@ def pack_household(run: Run) -> Packed:
         plan.is_async,
         plan.is_generator,
         plan.log_prints,
+        run.engine.forgives,
         plan.version,
         ancestors,
         run.engine.settings,
         None if run.context is None else run.context.get(overrides),
         capture.levels(),
+        capture.this_process(),
     )
     return pack(household, plan.name)
 
@@ -136,18 +141,21 @@ def pack_household(run: Run) -> Packed:
 def pack_visit(call: Call) -> tuple[Packed, Packed | None]:
     """The attempt with its arguments, and those that it has in common with the rest of its map, if that pays.
 
+    Among the handles of the first are the values that the runner has kept; they are not sent.
     Raises `SerializationError` that names the argument.
     """
     run = call.run
     tags: frozenset[str] = frozenset() if run.context is None else run.context.get(current_tags, frozenset())
     common = None if run.shared is None else run.shared.packed()
     parameters = run.parameters if common is None else run.shared.own_of(run.parameters)  # type: ignore[union-attr]
+    handles: list[Any] | None = None if run.kept_inputs is None else []
     visit = Visit(run.id, run.name, run.tags, tags, run.attempt + (not call.claimed), parameters)
     try:
-        return pack(tuple(visit), run.plan.name, plain=all(map(is_plain, parameters.values()))), common
+        plain = all(map(is_plain, parameters.values()))
+        return pack(tuple(visit), run.plan.name, plain=plain, handles=handles), common
     except SerializationError:
         for name, value in parameters.items():  # said again, with a path that begins at the parameter
-            pack(value, name)
+            pack(value, name, handles=handles)
         raise
 
 

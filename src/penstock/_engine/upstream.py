@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from penstock import states
 from penstock.exceptions import UnfinishedRun, UpstreamTaskError
 from penstock.states import State, StateType, Status
 
 if TYPE_CHECKING:
+    from penstock._core.graph import Link
     from penstock._engine.run import Run
+    from penstock.task_runners.base import Kept
+
+Take: TypeAlias = "Callable[[Kept], Any]"
 
 
 def promise_of(upstream: Any) -> Any:
     """What to subscribe to for an upstream found among arguments."""
     return _Given(upstream) if isinstance(upstream, State) else upstream._promise
+
+
+def runs_behind(upstream: Any) -> list[Any]:
+    """The runs whose ends make that of an upstream: of a list that was still to come, its elements."""
+    promise = promise_of(upstream)
+    return getattr(promise, "elements", None) or [promise]
 
 
 class _Given:
@@ -36,8 +47,13 @@ class _Given:
     def culprit(self) -> Any:
         return self
 
-    def given(self) -> Any:
-        return self.error if self.failed else self._given.result()
+    @property
+    def kept(self) -> Sequence[Kept]:
+        stand_in = self._given._stand_in
+        return () if stand_in is None else (stand_in,)
+
+    def given(self, take: Take | None = None) -> Any:
+        return value_of(self._given, take)
 
     def note_blocked(self, run: Run) -> None: ...
     def uuid(self, kind: str) -> Any:
@@ -56,11 +72,27 @@ def state_error(state: State[Any]) -> BaseException:
     return states.get_state_exception(state)
 
 
-def value_of(upstream: Any) -> Any:
-    """The value that takes an upstream's place; the exception object if it did not complete."""
-    if isinstance(upstream, State):
-        return upstream.result() if upstream.is_completed() else state_error(upstream)
-    return upstream._promise.given()
+def value_of(upstream: Any, take: Take | None = None) -> Any:
+    """The value that takes an upstream's place; the exception object if it did not complete.
+
+    For a value that a runner has kept, `take` says what it is to be; without it, the `Kept`.
+    """
+    if not isinstance(upstream, State):
+        return upstream._promise.given(take)
+    if not upstream.is_completed():
+        return state_error(upstream)
+    stand_in = upstream._stand_in
+    return upstream.result() if stand_in is None else stand_in if take is None else take(stand_in)
+
+
+def kept_among(links: Iterable[Link]) -> list[Kept]:
+    """The values of upstreams that have stayed with a runner."""
+    found: list[Kept] = []
+    for link in links:
+        kept = promise_of(link.upstream).kept
+        if kept:
+            found.extend(kept)
+    return found
 
 
 def is_given(culprit: Any) -> bool:

@@ -37,16 +37,16 @@ class Relay:
     """The recorder of a worker: what the runs below the visiting one have come to goes home."""
 
     def __init__(self, send_home: Callable[[Any], object]) -> None:
-        self._send_home = send_home
+        self.send_home = send_home
 
     def touch(self, run: Run) -> None: ...
     def log(self, row: Any) -> None:
-        self._send_home(("line", tuple(row)))
+        self.send_home(("line", tuple(row)))
 
     def finish(self, run: Run, snapshot: Any) -> None:
         batch = Batch.empty()
         snapshot.rows(batch)
-        self._send_home(("rows", tuple(batch)))
+        self.send_home(("rows", tuple(batch)))
 
     def barrier(self, patience: float = 0.0) -> bool:
         return True
@@ -58,10 +58,8 @@ class Home:
     def __init__(
         self, household: Household, make_runner: Callable[[], TaskRunner], send_home: Callable[[Any], object]
     ) -> None:
-        capture.install(household.settings.logging_level)
-        capture.forward(household.levels, send_home)
-        if household.log_prints:
-            capture.capture_prints()
+        if household.home != capture.this_process():
+            _capture(household)
         self._engine = _engine_for(household, make_runner, Relay(send_home))
         self._plan = _plan_for(household)
         self._overrides = household.overrides
@@ -86,6 +84,7 @@ class Home:
         drive.Blocking(advice="", life=_stay).drive(run)
         self._run = None
         engine.root.release(run)
+        engine.rest()  # nobody says here when the flow run is over
         unseen, engine.failures = [failed for failed in engine.failures if not ending.is_settled(failed)], []
         strays = [Stray(run.id, run.plan.kind, run.name, run.created, run.error) for run in unseen if run.error]
         outcome = _outcome(run)
@@ -110,10 +109,26 @@ class Home:
             run.cancel()
 
 
+def _capture(household: Household) -> None:
+    capture.install(household.settings.logging_level)
+    capture.forward(household.levels)
+    if household.log_prints:
+        capture.capture_prints()
+
+
+class _CallHere(Call):
+    """A coroutine's: on the background loop, though the runner here executes coroutines elsewhere."""
+
+    __slots__ = ()
+
+    def arm(self, run: Run) -> None:
+        run.engine.perform(self)
+
+
 def _stay(run: Run) -> Life:
     """The part of a lifecycle that takes place here."""
     run.advance(Event.READY)
-    outcome = yield Call(run)
+    outcome = yield _CallHere(run) if run.plan.is_async else Call(run)
     if outcome is not None and ending.leaves_something(run, outcome):
         outcome = yield from ending.wind_up(run, outcome)
     run.value = outcome
@@ -133,7 +148,7 @@ def _engine_for(household: Household, make_runner: Callable[[], TaskRunner], rel
     for ancestor in reversed([one for one in household.ancestors if one.kind == "flow"]):
         engine = Engine(make_runner(), relay, household.settings, engine)
         engine.root = _stand_in(engine, ancestor)
-        engine.logs_prints = household.log_prints
+        engine.logs_prints, engine.forgives = household.log_prints, household.forgives
     assert engine is not None  # only a flow run has a runner of its own
     return engine
 
@@ -167,6 +182,7 @@ def _plan_for(household: Household) -> Plan:
         binder=Binder(household.fn),
         is_async=household.is_async,
         is_generator=household.is_generator,
+        timeout=household.timeout,
         log_prints=household.log_prints,
         version=household.version,
         hooks=_NO_HOOKS,

@@ -131,12 +131,17 @@ def _ready_call(among: Sequence[Any]) -> Any:
     while ahead:
         run = ahead.pop()
         request: Any = getattr(run, "pending", None)
-        if getattr(request, "needs_thread", False) and not request.claimed and run.plan.kind == "task":
+        if getattr(request, "needs_thread", False) and not request.claimed and _may_be_executed_here(run):
             return request
         if here.slot is None and run not in seen and not run.done:  # with slots, others do the rest
             seen.add(run)
-            ahead.extend(_needs(run))
+            ahead.extend((*run.living_children(), *_needs(run)))
     return None
+
+
+def _may_be_executed_here(run: Run) -> bool:
+    """Not if its runner executes bodies elsewhere: there it may have begun, and there its arguments may be."""
+    return run.plan.kind == "task" and run.engine.runner.capabilities.shares_memory
 
 
 async def rest(waiter: asyncio.Future[None], among: Sequence[Any] = ()) -> None:

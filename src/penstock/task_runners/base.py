@@ -9,18 +9,35 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future as StandardFuture
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
+
+from penstock._core import serial
 
 
 class Call(Protocol):
-    """One attempt at a body, as a runner sees it."""
+    """One attempt at a body, as a runner sees it.
+
+    `execute` can be pickled, by pickle and cloudpickle, and executed in another process; what it returns there can be
+    pickled, too. From then on the run is said to be running, its time limit begins, and nobody can reach its body.
+    Pickling raises `SerializationError` if the function or an argument cannot be pickled; the run then fails with that.
+    """
 
     worker: Any  # the thread that executes it, if it is a pool's
     slot: Any  # what an asynchronous body holds, if the runner counts them
     claimed: bool  # somebody has begun to execute it
+    wishes: Any  # of the user as to where; only its runner understands them
+
+    @property
+    def remote_options(self) -> Mapping[str, Any]:
+        """What the task's definition says to Ray."""
+        ...
+
+    def ask(self, question: Callable[[], Any]) -> Any:
+        """The answer where the task was submitted: in the context of that."""
+        ...
 
     @property
     def was_released(self) -> bool:
@@ -30,7 +47,7 @@ class Call(Protocol):
     @property
     def needs_thread(self) -> bool: ...
     def execute(self) -> Any:
-        """Call the body on this thread; returns the outcome."""
+        """Call the body on this thread; returns the outcome. Of a pickled call, what is to be sent back."""
         ...
 
     def report(self, outcome: Any) -> None:
@@ -74,14 +91,21 @@ class Worker(Protocol):
 
 
 class Away(Protocol):
-    """The process that executes a call."""
+    """The process that executes a call, or whoever speaks for it."""
 
     def ask_to_stop(self, call: Any) -> None:
         """Interrupt the body. Does not block."""
         ...
 
     def kill(self, call: Any) -> None:
-        """End the process, whatever the body does; the call is then lost. Does not block."""
+        """End the process, whatever the body does; the call is then lost. Does not block.
+
+        If the runner cannot kill: have others go on without what executes the call. It is over already.
+        """
+        ...
+
+    def where(self, call: Any) -> str:
+        """Where the body is executed, for a message."""
         ...
 
 
@@ -109,6 +133,29 @@ def close_shared_workers() -> None:
         close()
 
 
+class Kept(serial.Reference):
+    """A result that has stayed where it was made; the value comes home when somebody asks for it.
+
+    A runner whose capabilities say `keeps_values` puts one in the place of the value into a report. Users never see
+    it. It comes back among the handles of a visit (`Call.pack`) if that call is for the same runner; nobody needs the
+    value any more when it is garbage.
+    """
+
+    holder: TaskRunner  # of the flow run; its calls can have the value without its coming home
+    shown: str  # the value for people: what `short` says of it
+
+    def fetch(self) -> Any:
+        """The value. Blocks; thread-safe; may be asked again. Raises `WorkerLost` or the like if it is gone.
+
+        Called on a thread of its own, and must not need the one that handed in the report: that may be waiting for it,
+        in a callback of the user's.
+        """
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return self.shown
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a runner can do; the engine makes up for what it cannot."""
@@ -116,7 +163,11 @@ class Capabilities:
     shares_memory: bool = True  # bodies run in this process: arguments and results are the very same objects
     runs_async: bool = False  # it executes coroutine functions itself; else they go to the background loop
     can_kill: bool = False  # a body can be ended whatever it does
-    keeps_values: bool = False  # results stay with the runner until somebody asks for them
+    can_interrupt: bool = True  # a running body can be asked to stop; else it is written off, and ends by itself
+    interrupts_calls: bool = False  # those of the operating system, too: bodies are on main threads
+    outlives_workers: bool = False  # a process that dies costs the attempts that it had; the runner goes on
+    same_surroundings: bool = True  # bodies find the environment variables and the directory of the flow's process
+    keeps_values: bool = False  # results may stay where they were made, as a `Kept`; no call is executed at home
     immediate: bool = False  # submitting executes at once, in the submitting thread
 
 
@@ -155,8 +206,9 @@ class TaskRunner(ABC):
     def execute(self, call: Call) -> StandardFuture[Any] | None:
         """Execute `call`, somewhere and some time. Must not block.
 
-        Returns a future whose value is what `call.execute()` returned and whose exception means that the
-        machinery failed (a worker died), or None if `call.perform()` is used, which reports by itself.
+        Returns a future whose value is what `call.execute()` returned, in this process or another one, and whose
+        exception means that the machinery failed (a worker died): that attempt is lost. A future that is cancelled
+        cancels the run. Or None, if `call.perform()` is used, which reports by itself.
         """
 
     def close(self, *, cancel: bool = False) -> None:  # noqa: B027  # likewise
@@ -221,6 +273,18 @@ open_session: Any = _no_sessions
 
 open_home: Any = None
 """In a worker process, makes what receives the visits of a household. Set by `penstock`, for the same reason."""
+
+
+make_errand: Any = None
+"""Makes what a pickled call becomes: see `errand`. Set by `penstock`; the engine knows no runner's helpers."""
+
+
+class Homecoming(NamedTuple):
+    """What the `execute` of a pickled call returns: for the engine that sent the call."""
+
+    report: serial.Packed | None  # of the visit
+    refusal: bytes | None  # the error, if there is no report
+    notes: Sequence[Any]  # what the body had to say meanwhile
 
 
 def prepare_worker() -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from _thread import allocate_lock
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future as StandardFuture
 from typing import Any, NamedTuple, Self
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple, Self
 from penstock import settings
 from penstock._core import serial
 from penstock.exceptions import WorkerLost
+from penstock.task_runners.backlog import Backlog, apart, is_wanted
 from penstock.task_runners.base import Call, Capabilities, TaskRunner
 from penstock.task_runners.channel import MARKS, Channel, close_all, lay_out, new_marks, pick_up
 
@@ -49,7 +49,7 @@ class ProcessPoolTaskRunner(TaskRunner):
     Raises `ValueError` for sizes that are no integers of at least 1 and for other contexts.
     """
 
-    capabilities = Capabilities(shares_memory=False, runs_async=True, can_kill=True)
+    capabilities = Capabilities(shares_memory=False, runs_async=True, can_kill=True, interrupts_calls=True)
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class ProcessPoolTaskRunner(TaskRunner):
 
     def execute(self, call: Call) -> StandardFuture[Any] | None:
         assert self._pool is not None
-        self._pool.put(call, call.was_released)
+        self._pool.put(call)
         return None
 
     def close(self, *, cancel: bool = False) -> None:
@@ -121,16 +121,14 @@ class Pool:
         self.most_calls = most_calls
         self.initializer = initializer, initargs
         self.closed = False
-        self.seconds_per_call: dict[str, float] = {}  # by task, measured
-        self._released: deque[Any] = deque()
-        self._fresh: deque[Any] = deque()
+        self._backlog = Backlog(_BATCH_SECONDS, _MOST)
         self._work = threading.Condition()
         self._waiting = 0
         self._workers: list[Worker] = []
 
-    def put(self, call: Any, released: bool) -> None:
+    def put(self, call: Any) -> None:
         with self._work:
-            (self._released if released else self._fresh).append(call)
+            self._backlog.add(call)
             if not self._wake(1) and len(self._workers) < self.size:
                 worker = Worker(self)
                 self._workers.append(worker)
@@ -140,7 +138,7 @@ class Pool:
         """Calls that a worker had and did not begin: they are next, but for those that are said to have begun."""
         calls = [call for call in calls if call.leave()]
         with self._work:
-            self._released.extendleft(reversed(calls))
+            self._backlog.add_back(calls)
             self._wake(len(calls))
 
     def _wake(self, number: int) -> int:
@@ -154,9 +152,8 @@ class Pool:
         """Wait for work; the calls that a worker is to have at once. Closed: an empty list."""
         with self._work:
             while not self.closed:
-                queue = self._released or self._fresh
-                if queue:
-                    return self._batch(queue, most)
+                if self._backlog:
+                    return self._backlog.take(self.size, most)
                 self._waiting += 1
                 self._take_back()
                 self._work.wait()
@@ -167,33 +164,22 @@ class Pool:
         for worker in self._workers:
             worker.give_back()
 
-    def _batch(self, queue: deque[Any], most: int) -> list[Any]:
-        first = queue.popleft()
-        batch = [first]
-        if first.in_a_hurry:
-            return batch
-        seconds = self.seconds_per_call.get(first.key)
-        size = 1 if seconds is None else int(_BATCH_SECONDS / max(seconds, 1e-6))
-        # A fair share at most: the others are not to be idle at the end.
-        size = min(size, most, len(queue) // (2 * self.size))
-        while len(batch) < size and queue and queue[0].key == first.key and not queue[0].in_a_hurry:
-            batch.append(queue.popleft())
-        return batch
-
     def note_speed(self, key: str, seconds: float) -> None:
-        before = self.seconds_per_call.get(key, seconds)
-        # Slowness counts at once, quickness gradually: a batch that is too long holds others up.
-        self.seconds_per_call[key] = max(seconds, 0.8 * before + 0.2 * seconds)
+        self._backlog.note_speed(key, seconds)
 
     def close(self) -> None:
-        """End the workers; blocks until their processes are gone. Nobody waits for what they still do."""
+        """End the workers; blocks until their processes are gone, but that of a worker that calls it.
+
+        Nobody waits for what they still do.
+        """
         with self._work:
             self.closed = True
             self._wake(self._waiting)
         for worker in self._workers:
             worker.end()
         for worker in self._workers:
-            worker.join()
+            if worker is not threading.current_thread():  # which ends a flow run whose pool this is
+                worker.join()
 
 
 class Worker(threading.Thread):
@@ -243,7 +229,7 @@ class Worker(threading.Thread):
             error = WorkerLost(f"The thread of a worker process ended with {type(error).__name__}", worker=self.name)
         for call in batch:
             if call.away is self:  # else another worker has it by now
-                _call_apart(call, call.refuse, error)
+                apart(call, call.refuse, error)
 
     def _serve(self, batch: list[Any]) -> None:
         parcels = [parcel for call in batch if (parcel := _pack(call)) is not None]
@@ -261,7 +247,7 @@ class Worker(threading.Thread):
         if parcels and not parcels[0].call.claimed:
             parcels[0].call.start_away()
         for attempt in range(_ATTEMPTS):
-            parcels = [parcel for parcel in parcels if _is_wanted(parcel.call)]
+            parcels = [parcel for parcel in parcels if is_wanted(parcel.call)]
             if not parcels:
                 return False
             self._ensure_process()
@@ -288,7 +274,7 @@ class Worker(threading.Thread):
     def _hand_back(self, calls: list[Any]) -> list[Any]:
         """Let others have calls that this process has not begun; those that are said to have begun stay."""
         self._pool.put_back(calls)
-        return [call for call in calls if call.away is self and _is_wanted(call)]
+        return [call for call in calls if call.away is self and is_wanted(call)]
 
     def _ensure_process(self) -> None:
         if self._process is not None and self._process.poll() is not None:
@@ -304,7 +290,7 @@ class Worker(threading.Thread):
         small: dict[int, Any] = {}
         facts: list[Any] = []
         for call, household, common, visit in parcels:
-            if not _is_wanted(call):  # asked again: all that is above takes its time
+            if not is_wanted(call):  # asked again: all that is above takes its time
                 continue
             number = next(self._numbers)
             fact = (number, id(household), None if common is None else id(common), visit.data)
@@ -397,13 +383,13 @@ class Worker(threading.Thread):
             call.refuse(error)
             return
         self._pool.note_speed(call.key, report[-1] - report[-2])  # a report ends with its beginning and its end
-        _call_apart(call, call.arrive, report)
+        apart(call, call.arrive, report)
 
     def _on_refused(self, descriptors: list[int], number: int, data: bytes) -> None:
         call = self._calls.pop(number)
         self._served += 1
         self._begun = True
-        _call_apart(call, call.refuse, serial.unpack(serial.Packed(data)))
+        apart(call, call.refuse, serial.unpack(serial.Packed(data)))
 
     def _mourn(self) -> None:
         """The process is gone: the call that it was executing is lost, the others were not begun."""
@@ -417,7 +403,7 @@ class Worker(threading.Thread):
             return
         lost, *rest = calls
         died = f"signal {-exitcode} ({signal.Signals(-exitcode).name})" if exitcode < 0 else f"exit code {exitcode}"
-        _call_apart(lost, lost.lose, WorkerLost(f"Worker process died: {died}", exitcode=exitcode, worker=self.name))
+        apart(lost, lost.lose, WorkerLost(f"Worker process died: {died}", exitcode=exitcode, worker=self.name))
         self._serve(self._hand_back(rest))
 
     # --- the process ----------------------------------------------------------------------------------------------
@@ -499,6 +485,9 @@ class Worker(threading.Thread):
             if self._process is not None and call.away is self:
                 self._process.kill()
 
+    def where(self, call: Any) -> str:
+        return f"worker process {self.name}"
+
     def end(self) -> None:
         """Nobody waits for what the process still does."""
         if self._calls:
@@ -521,23 +510,5 @@ def _pack(call: Any) -> Parcel | None:
     try:
         return Parcel(call, *call.pack())
     except Exception as error:
-        _call_apart(call, call.refuse, error)
+        apart(call, call.refuse, error)
         return None
-
-
-def _is_wanted(call: Any) -> bool:
-    """Whether to send a call; one that has been asked to stop before it could be sent is over."""
-    if call.ended:
-        return False
-    if call.claimed and call.stopping:
-        _call_apart(call, call.lose, WorkerLost("Stopped before it began"))
-        return False
-    return not (call.is_over and call.leave())
-
-
-def _call_apart(call: Any, action: Callable[[Any], object], argument: Any) -> None:
-    """What follows a body may wait for other calls of this very worker, if it calls user code: not on this thread."""
-    if call.may_block:
-        threading.Thread(target=action, args=(argument,), name="penstock-aside", daemon=True).start()
-    else:
-        action(argument)

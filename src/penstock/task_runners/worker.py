@@ -16,18 +16,13 @@ from queue import SimpleQueue
 from typing import Any
 
 from penstock._core import serial
-from penstock._core.errors import add_note, describe, traceback_of
-from penstock.exceptions import CancelledRun, FailedRun, SerializationError
+from penstock.exceptions import CancelledRun
 from penstock.task_runners import base
 from penstock.task_runners.channel import MARKS, Channel, close_all, lay_out, open_marks, pick_up
+from penstock.task_runners.reports import pack_report, packed_error
 from penstock.task_runners.threads import ThreadPoolTaskRunner
 
 _HOUSEHOLDS = 64  # kept: a household's function and its flow run's facts
-_HARMLESS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, range})
-_HARMLESS_NAMES = frozenset(
-    {"datetime", "date", "time", "timedelta", "Decimal", "Fraction", "UUID", "PosixPath", "array"}
-)
-_HARMLESS_MODULES = frozenset({"datetime", "decimal", "fractions", "uuid", "pathlib"})
 
 
 def main(descriptor: int) -> None:
@@ -81,7 +76,7 @@ class Worker:
             if initializer is not None:
                 initializer(*arguments)
         except BaseException as error:
-            self._channel.send(("unfit", *_packed_error(error)))
+            self._channel.send(("unfit", packed_error(error)))
             raise EOFError from None
         self._channel.send(("ready",))
         threading.Thread(target=self._read, name="penstock-reader", daemon=True).start()
@@ -119,6 +114,19 @@ class Worker:
         current = self._current
         if current is not None and current[1] == number:
             current[0].ask_to_stop(run_id)
+            return
+        for call in list(self._calls):
+            if call[0] == number:
+                self._withdraw(call)
+
+    def _withdraw(self, call: tuple[int, int, int | None, bytes, list[int]]) -> None:
+        """It need not wait for its turn to be over."""
+        try:
+            self._calls.remove(call)
+        except ValueError:
+            return  # it has its turn now, and sees the mark
+        close_all(call[-1])
+        self._channel.send(("refused", call[0], packed_error(CancelledRun())))
 
     def _on_back(self, descriptors: list[int]) -> None:
         """Give back what has not begun: another worker is idle."""
@@ -160,7 +168,7 @@ class Worker:
             self._current = home, number
             report = home.visit(visit, common, lambda: self._is_marked(number))
         except BaseException as error:
-            self._channel.send(("refused", number, *_packed_error(error)))
+            self._channel.send(("refused", number, packed_error(error)))
             return
         finally:
             self._current = None
@@ -191,7 +199,7 @@ class Worker:
         try:
             packed = pack_report(report)
         except BaseException as error:
-            self._channel.send(("refused", number, *_packed_error(error)))
+            self._channel.send(("refused", number, packed_error(error)))
             return
         descriptors = lay_out(packed)
         self._channel.send(("done", number, packed.data), descriptors)
@@ -201,63 +209,3 @@ class Worker:
 def _kept(data: bytes, descriptors: list[int]) -> serial.Packed:
     """A pickle that will be needed again."""
     return pick_up(data, [os.dup(descriptor) for descriptor in descriptors])
-
-
-def pack_report(report: Any) -> serial.Packed:
-    """What the parent can rebuild without harm: values of foreign types are rebuilt here first, as a trial."""
-    if report.is_plain:
-        return serial.pack(tuple(report), "return value", plain=True)
-    if report.error is not None:
-        report = report._replace(error=portable_error(report.error))
-    strays = [stray._replace(error=portable_error(stray.error)) for stray in report.strays]
-    try:
-        packed = serial.pack(tuple(report._replace(strays=strays)), "return value")
-    except SerializationError:
-        serial.pack(report.value, "return value")  # said again, with a path that begins at the value
-        raise
-    if not _is_trusted(report.value):
-        _try_out(packed)
-    return packed
-
-
-def _try_out(packed: serial.Packed) -> None:
-    try:
-        serial.unpack(packed)
-    except Exception as error:
-        message = f"return value cannot be rebuilt: {describe(error)}"
-        raise SerializationError(message, path="return value") from error
-
-
-def _is_trusted(value: Any) -> bool:
-    """Whether rebuilding it executes nobody's code. Large containers are not looked through: trying out is cheaper."""
-    kind = type(value)
-    if kind in _HARMLESS:
-        return True
-    if kind in (list, tuple, set, frozenset):
-        return len(value) < 100 and all(map(_is_trusted, value))
-    if kind is dict:
-        return len(value) < 100 and all(map(_is_trusted, value)) and all(map(_is_trusted, value.values()))
-    if kind.__module__ == "numpy" and kind.__name__ == "ndarray":
-        return not value.dtype.hasobject
-    return kind.__module__ in _HARMLESS_MODULES and kind.__name__ in _HARMLESS_NAMES
-
-
-def portable_error(error: BaseException) -> BaseException:
-    """The exception with its traceback as a note; a `FailedRun` that tells of it, if it cannot be sent."""
-    substitute = FailedRun(describe(error))
-    note = f"In the worker process:\n{traceback_of(error).rstrip()}"
-    substitute.add_note(note)
-    add_note(error, note)
-    try:
-        rebuilt = serial.unpack(serial.pack(error, "exception", apart=False))
-    except Exception:
-        return substitute
-    return error if type(rebuilt).__qualname__ == type(error).__qualname__ else substitute
-
-
-def _packed_error(error: BaseException) -> tuple[bytes]:
-    """An error of the machinery: what would end the program at home is told there as a failure."""
-    portable = portable_error(error)
-    if not isinstance(portable, Exception):
-        portable = FailedRun(describe(error))
-    return (serial.pack(portable, "exception", apart=False).data,)

@@ -2,7 +2,8 @@
 
 `isolated_store` keeps a test's records out of your own store, `temporary_settings` changes settings for a block,
 `ManualClock` lets delays and deadlines pass at once, and `ScriptedRunner` executes tasks when, and in the order
-in which, the test says so. `check_runner` and `check_store` are the conformance suites.
+in which, the test says so. `check_runner` and `check_store` are the conformance suites; `penstock.testing.conformance`
+has their checks one by one.
 
 pytest finds the fixture `penstock_store` by itself.
 """

@@ -15,7 +15,7 @@ from penstock.annotations import allow_failure, unmapped
 from penstock.context import tags
 from penstock.exceptions import CancelledRun, TaskRunTimeoutError
 from penstock.flows import flow
-from penstock.futures import wait
+from penstock.futures import Future, wait
 from penstock.logging import get_run_logger
 from penstock.settings import current, temporary_settings
 from penstock.states import Completed, Failed
@@ -221,6 +221,8 @@ def tells_coroutines_about_their_runs(runner: TaskRunner) -> None:
 
 def gives_bodies_the_surroundings_of_the_flow(runner: TaskRunner) -> None:
     """Environment variables and the working directory are those of the flow's process, as it is then."""
+    if not runner.capabilities.same_surroundings:
+        return
 
     @task
     def look() -> tuple[str | None, str]:
@@ -528,6 +530,8 @@ def never_calls_bodies_of_cancelled_runs(runner: TaskRunner) -> None:
             return
         assert diary.wait_for("entered"), "the first body was not called"
         cancelled = [future for future in futures[blocked:] if future.cancel()]
+        wait(cancelled, 5.0)
+        assert all(map(Future.done, cancelled)), "a run that had not started was cancelled, and is not over"
         called = len(diary.words())
         diary.write("go on")
         wait(futures)
@@ -540,6 +544,9 @@ def never_calls_bodies_of_cancelled_runs(runner: TaskRunner) -> None:
 
 
 def cancels_coroutines_that_are_running(runner: TaskRunner) -> None:
+    if runner.capabilities.runs_async and not runner.capabilities.can_interrupt:
+        return
+
     @task(retries=3)
     async def victim(diary: Diary) -> None:
         if not diary.wait_for("submitted", 0.2):
@@ -585,6 +592,8 @@ def ends_coroutines_that_take_too_long(runner: TaskRunner) -> None:
 
 def cancels_bodies_with_the_tasks_that_they_wait_for(runner: TaskRunner) -> None:
     """Both are asked to stop, see their `finally` blocks through, and are recorded Cancelled."""
+    if not runner.capabilities.can_interrupt:
+        return
 
     @task
     @users

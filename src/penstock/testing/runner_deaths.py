@@ -1,4 +1,4 @@
-"""Checks of task runners that can kill: bodies that take their worker with them, or that nothing else can stop."""
+"""Checks of task runners: bodies that take their worker with them, or that nothing can stop but killing that."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from penstock.annotations import unmapped
-from penstock.exceptions import CancelledRun, TaskRunTimeoutError, WorkerLost
+from penstock.exceptions import CancelledRun, CrashedRun, TaskRunTimeoutError, WorkerLost
 from penstock.futures import Future
 from penstock.settings import temporary_settings
 from penstock.task_runners.base import TaskRunner
@@ -39,12 +39,18 @@ def _keep_the_interpreter() -> None:
     re.match(r"(a+)+$", "a" * 29 + "b")
 
 
-def _is_lost(future: Future[Any], exitcode: int | None = None) -> None:
+def _can_lose_workers(runner: TaskRunner) -> bool:
+    return runner.capabilities.can_kill or runner.capabilities.outlives_workers
+
+
+def _is_lost(runner: TaskRunner, future: Future[Any], exitcode: int | None = None) -> WorkerLost:
     error = future.exception()
     assert isinstance(error, WorkerLost), f"expected WorkerLost, got {error!r}"
-    assert exitcode in (None, error.exitcode), f"exit code {error.exitcode}"
-    assert error.worker, "the worker has no name"
     ended(future, "CRASHED")
+    assert exitcode is None or error.exitcode in (None, exitcode), f"exit code {error.exitcode}"
+    if runner.capabilities.can_kill:  # it knows its workers
+        assert error.worker, "the worker has no name"
+    return error
 
 
 @task(name="exit")
@@ -57,12 +63,12 @@ def _exit() -> None:
 
 def crashes_runs_whose_workers_die(runner: TaskRunner) -> None:
     """Without retries the run is CRASHED with WorkerLost; the runner goes on, again and again."""
-    if not runner.capabilities.can_kill:
+    if not _can_lose_workers(runner):
         return
 
     def body() -> None:
         for _ in range(3):
-            _is_lost(_exit.submit(), _EXITCODE)
+            _is_lost(runner, _exit.submit(), _EXITCODE)
             still_works()
 
     in_flow(runner, body)
@@ -70,7 +76,7 @@ def crashes_runs_whose_workers_die(runner: TaskRunner) -> None:
 
 def retries_attempts_that_were_lost(runner: TaskRunner) -> None:
     """A lost attempt counts, is recorded as lost, and is followed by another one if retries are left."""
-    if not runner.capabilities.can_kill:
+    if not _can_lose_workers(runner):
         return
 
     @task(retries=2)
@@ -91,7 +97,7 @@ def retries_attempts_that_were_lost(runner: TaskRunner) -> None:
 
 
 def crashes_runs_whose_attempts_were_all_lost(runner: TaskRunner) -> None:
-    if not runner.capabilities.can_kill:
+    if not _can_lose_workers(runner):
         return
 
     @task(retries=2)
@@ -100,7 +106,7 @@ def crashes_runs_whose_attempts_were_all_lost(runner: TaskRunner) -> None:
         os._exit(_EXITCODE)
 
     def body() -> None:
-        _is_lost(never.submit(diary), _EXITCODE)
+        _is_lost(runner, never.submit(diary), _EXITCODE)
         still_works()
 
     with new_diary() as diary:
@@ -125,7 +131,7 @@ def spares_bystanders_of_workers_that_die(runner: TaskRunner) -> None:
         found = futures.result(raise_on_failure=False)
         for number, (future, value) in enumerate(zip(futures, found, strict=True)):
             if number in (100, 200):
-                _is_lost(future, _EXITCODE)
+                _is_lost(runner, future, _EXITCODE)
             else:
                 same(value, number)
 
@@ -135,7 +141,7 @@ def spares_bystanders_of_workers_that_die(runner: TaskRunner) -> None:
 
 
 def survives_segmentation_faults(runner: TaskRunner) -> None:
-    if not runner.capabilities.can_kill:
+    if not _can_lose_workers(runner):
         return
 
     @task
@@ -147,9 +153,9 @@ def survives_segmentation_faults(runner: TaskRunner) -> None:
         ctypes.string_at(0)
 
     def body() -> None:
-        future = fault.submit()
-        _is_lost(future)
-        contains(str(future.exception()), "SIGSEGV" if os.name == "posix" else "exit code")
+        error = _is_lost(runner, fault.submit())
+        if error.exitcode is not None:
+            contains(str(error), "SIGSEGV" if os.name == "posix" else "exit code")
         still_works()
 
     in_flow(runner, body)
@@ -162,7 +168,7 @@ def survives_arguments_that_kill(runner: TaskRunner) -> None:
 
     def body() -> None:
         futures = [echo.submit(1), echo.submit(_Deadly()), echo.submit(2)]
-        _is_lost(futures[1], _EXITCODE)
+        _is_lost(runner, futures[1], _EXITCODE)
         same((futures[0].result(), futures[2].result()), (1, 2))
         still_works()
 
@@ -170,7 +176,7 @@ def survives_arguments_that_kill(runner: TaskRunner) -> None:
 
 
 def survives_coroutines_that_kill(runner: TaskRunner) -> None:
-    if not runner.capabilities.can_kill:
+    if not _can_lose_workers(runner) or not runner.capabilities.runs_async:
         return
 
     @task
@@ -178,7 +184,7 @@ def survives_coroutines_that_kill(runner: TaskRunner) -> None:
         os._exit(_EXITCODE)
 
     def body() -> None:
-        _is_lost(leave.submit(), _EXITCODE)
+        _is_lost(runner, leave.submit(), _EXITCODE)
         still_works()
 
     in_flow(runner, body)
@@ -186,14 +192,14 @@ def survives_coroutines_that_kill(runner: TaskRunner) -> None:
 
 def loses_tasks_with_the_tasks_below_them(runner: TaskRunner) -> None:
     """A task that was submitted by a task and ends its worker costs no more than the outer attempt."""
-    if not runner.capabilities.can_kill:
+    if not _can_lose_workers(runner):
         return
 
     @task(retries=1)
     def outer(diary: Diary) -> str:
         diary.write("outer")
         if len(diary.words()) == 1:
-            _exit.submit().wait()
+            _exit.submit().result()
         return "survived"
 
     with new_diary() as diary:
@@ -203,7 +209,7 @@ def loses_tasks_with_the_tasks_below_them(runner: TaskRunner) -> None:
 
 def replaces_workers_that_die_while_idle(runner: TaskRunner) -> None:
     """Nothing was executed, so nothing is lost: neither a task that the worker knows nor one that is new to it."""
-    if not runner.capabilities.can_kill:
+    if not _can_lose_workers(runner):
         return
 
     @task
@@ -234,7 +240,7 @@ def spares_bystanders_whose_arguments_are_large(runner: TaskRunner) -> None:
         small, large = (pickle.PickleBuffer(bytearray(size)) for size in (1 << 20, 1 << 23))
         step.map([small] * 20, range(20)).result()  # now they are known to be quick
         futures = step.map([large] * 20, range(100, 120))
-        _is_lost(futures[0], _EXITCODE)
+        _is_lost(runner, futures[0], _EXITCODE)
         same([future.result(timeout=5) for future in futures[1:]], list(range(101, 120)))
 
     in_flow(runner, body)
@@ -251,7 +257,7 @@ def keeps_lines_of_workers_that_die(runner: TaskRunner) -> None:
         os._exit(_EXITCODE)
 
     with isolated_store() as store:
-        in_flow(runner, lambda: _is_lost(last_words.submit()))
+        in_flow(runner, lambda: _is_lost(runner, last_words.submit()))
     (root,) = store.runs()
     (row,) = store.children(root.id)
     same(row.status, "CRASHED")
@@ -260,7 +266,7 @@ def keeps_lines_of_workers_that_die(runner: TaskRunner) -> None:
 
 def ends_although_a_worker_died_unwatched(runner: TaskRunner) -> None:
     """Nobody waits for the run, and nobody looks at it: the flow ends, and says so."""
-    if not runner.capabilities.can_kill:
+    if not _can_lose_workers(runner):
         return
 
     def body() -> None:
@@ -269,7 +275,7 @@ def ends_although_a_worker_died_unwatched(runner: TaskRunner) -> None:
     try:
         in_flow(runner, body)
     except WorkerLost as error:
-        same(error.exitcode, _EXITCODE)
+        assert error.exitcode in (None, _EXITCODE), f"exit code {error.exitcode}"
     else:
         raise AssertionError("the flow has completed")
 
@@ -287,6 +293,7 @@ def kills_bodies_that_take_too_long(runner: TaskRunner) -> None:
         _keep_the_interpreter()
 
     def body() -> None:
+        still_works()  # there is a worker
         before = time.monotonic()
         future = stuck.submit()
         error = future.exception()
@@ -335,7 +342,7 @@ def spares_bystanders_of_bodies_that_are_killed(runner: TaskRunner) -> None:
 
 def interrupts_calls_of_the_operating_system(runner: TaskRunner) -> None:
     """A body that sleeps or waits for input is interrupted at once, and not killed."""
-    if not runner.capabilities.can_kill:
+    if not runner.capabilities.interrupts_calls:
         return
 
     @task
@@ -387,6 +394,66 @@ def kills_bodies_that_ignore_their_cancellation(runner: TaskRunner) -> None:
         same(diary.words(), ["entered"])
 
 
+# --- bodies that nothing at all can stop ------------------------------------------------------------------------------
+
+
+def writes_off_bodies_that_take_too_long(runner: TaskRunner) -> None:
+    """Where nobody can be killed: the run is TimedOut in time, whatever its body does later."""
+    if runner.capabilities.can_kill or runner.capabilities.immediate:
+        return
+
+    @task(timeout_seconds=0.1)
+    def stuck() -> str:
+        time.sleep(1.2)  # one call of the operating system, which nothing interrupts on other threads
+        return "late"
+
+    def body() -> None:
+        still_works()  # the runner is ready
+        future = stuck.submit()
+        before = time.monotonic()
+        same(type(future.exception()), TaskRunTimeoutError)
+        took = time.monotonic() - before
+        assert took < 1.0, f"released after {took:.2f} s"
+        still_works()
+        ended(future, "FAILED", "TimedOut")
+
+    in_flow(runner, body)
+
+
+def writes_off_bodies_that_ignore_their_cancellation(runner: TaskRunner) -> None:
+    """Where nobody can be killed: the run is CRASHED after its time of grace, whatever its body does later."""
+    if runner.capabilities.can_kill:
+        return
+
+    @task(retries=3)
+    def stuck(diary: Diary) -> str:
+        if diary.wait_for("submitted", 0.2):
+            diary.write("entered")
+            time.sleep(0.8)
+        return "late, or executed at once"
+
+    def body() -> None:
+        future = stuck.submit(diary)
+        diary.write("submitted")
+        if future.done():
+            return
+        assert diary.wait_for("entered", 10), "the body was not called"
+        before = time.monotonic()
+        assert future.cancel(), "the run has ended already"
+        error = future.exception()
+        took = time.monotonic() - before
+        assert took < 0.7, f"released after {took:.2f} s"
+        same(type(error), CrashedRun)
+        contains(str(error), "did not stop within 0.1 s")
+        time.sleep(0.8)
+        still_works()
+        ended(future, "CRASHED")
+        same(diary.words(), ["submitted", "entered"])
+
+    with new_diary() as diary, temporary_settings({"PENSTOCK_CANCEL_GRACE_SECONDS": 0.1}):
+        in_flow(runner, body)
+
+
 CHECKS: tuple[Check, ...] = (
     crashes_runs_whose_workers_die,
     retries_attempts_that_were_lost,
@@ -405,4 +472,6 @@ CHECKS: tuple[Check, ...] = (
     spares_bystanders_of_bodies_that_are_killed,
     interrupts_calls_of_the_operating_system,
     kills_bodies_that_ignore_their_cancellation,
+    writes_off_bodies_that_take_too_long,
+    writes_off_bodies_that_ignore_their_cancellation,
 )

@@ -34,7 +34,7 @@ def check_runner(make: Callable[[], TaskRunner]) -> None:
     """Run every check with a fresh runner from `make`; AssertionError names the check and what was wrong.
 
     Records go to a throw-away store. A check that has not ended after 30 seconds fails; its thread, a daemon, is
-    left behind. To have one test for each check, use `CHECKS` with `run_check`.
+    left behind. To have one test for each check, see `penstock.testing.conformance`.
 
     >>> from penstock.task_runners import ThreadPoolTaskRunner
     >>> check_runner(lambda: ThreadPoolTaskRunner(max_workers=2))
@@ -210,6 +210,7 @@ def ends_bodies_that_take_too_long(runner: TaskRunner) -> None:
             time.sleep(0.005)
 
     def body() -> None:
+        same(echo.submit("first").result(), "first")  # there is a worker
         before = time.monotonic()
         future = slow.submit()
         error = future.exception()
@@ -464,6 +465,8 @@ def cancels_runs_that_have_not_started(runner: TaskRunner) -> None:
 
 def cancels_runs_that_are_running(runner: TaskRunner) -> None:
     """A running body is interrupted, sees its `finally` blocks through, and is not tried again."""
+    if not runner.capabilities.can_interrupt:
+        return
 
     @task(retries=3)
     @users
