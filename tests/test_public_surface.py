@@ -58,9 +58,6 @@ LATER: dict[str, dict[str, str]] = {
         "penstock.transactions": "transaction get_transaction Transaction CommitMode IsolationLevel",
     },
     "resume": {"penstock": "resume"},
-    "clusters": {
-        "penstock.task_runners": "DaskTaskRunner RayTaskRunner get_dask_client remote_options",
-    },
     "pause, schedules": {
         "penstock.states": "Paused Suspended Late Submitting",
         "penstock.exceptions": "PausedRun",
@@ -69,7 +66,9 @@ LATER: dict[str, dict[str, str]] = {
 }
 
 # Not in __all__, because each brings something along that not every program needs.
-ON_DEMAND = {"penstock.task_runners": "ProcessPoolTaskRunner"}
+ON_DEMAND = {
+    "penstock.task_runners": "DaskTaskRunner ProcessPoolTaskRunner RayTaskRunner get_dask_client remote_options",
+}
 
 # Names under which people who know another library look for ours: they work, but are not offered.
 ALIASES = {"PrefectFuture": "Future", "PrefectFutureList": "FutureList"}

@@ -14,7 +14,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from penstock.task_runners import ProcessPoolTaskRunner, SequentialTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from penstock.task_runners import (
+    DaskTaskRunner,
+    ProcessPoolTaskRunner,
+    RayTaskRunner,
+    SequentialTaskRunner,
+    TaskRunner,
+    ThreadPoolTaskRunner,
+)
 from penstock.testing.graphs import Argument, Graph, Node, Source, check_flow, check_graphs, draw_flow
 
 # Where a runner executes a synchronous body in a coroutine's thread, its waits block that thread's event loop.
@@ -64,6 +71,8 @@ RUNNERS: dict[str, Case] = {
     "threads-1": Case(lambda _: ThreadPoolTaskRunner(max_workers=1), 150),
     "processes": Case(lambda _: ProcessPoolTaskRunner(max_workers=2), 60, lasts=True),
     "fresh processes": Case(lambda _: ProcessPoolTaskRunner(max_workers=2), 4, shrinks=False),
+    "dask": Case(lambda address: DaskTaskRunner(address=address), 25, shrinks=False, needs="dask_address"),
+    "ray": Case(lambda _: RayTaskRunner(), 25, shrinks=False, needs="running_ray"),
 }
 
 
@@ -102,6 +111,7 @@ def test_described_flows_end_as_predicted(case: tuple[TaskRunner, Case], templat
 
 FAILS = Node(deed="ValueError", items=2)
 RARE: dict[str, Graph] = {
+    "the flow answers for a failure inside a task": Graph((Node(inner=Graph((FAILS,), looks_at=())),)),
     "a flow inside takes over that failures are forgiven": Graph(
         (Node(kind="flow", inner=Graph((FAILS,), looks_at=())),), looks_at=()
     ),

@@ -81,6 +81,11 @@ def fail_badly(kind: str) -> None:
     raise BadError(kind)
 
 
+def shared_memory() -> set[str]:
+    """Its names, but those of multiprocessing's semaphores: a Dask cluster of other tests makes some now and then."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-")}
+
+
 class WithBlob(Exception):
     """An exception that carries a large buffer."""
 

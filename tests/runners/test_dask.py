@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
+import importlib.util
 import os
 import pickle
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,11 @@ import numpy as np
 import process_bodies as bodies
 import psutil
 import pytest
-from dask_clusters import ANY_PORT, running_cluster
 from test_processes import within
 
+from dask_clusters import ANY_PORT, running_cluster
 from penstock import flow, runtime, task, unmapped
+from penstock.exceptions import SerializationError
 from penstock.task_runners import DaskTaskRunner, ThreadPoolTaskRunner, get_dask_client
 
 SMALL = {"n_workers": 1, "threads_per_worker": 1}
@@ -784,3 +788,151 @@ def test_a_client_for_a_coroutine(special: str) -> None:
 def test_a_client_anywhere_else_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"get_dask_client\(\) works inside a task that a DaskTaskRunner executes"):
         get_dask_client()
+
+
+# --- reports and versions ---------------------------------------------------------------------------------------------
+
+
+def test_a_performance_report(dask_address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "report.html"
+
+    def body() -> Any:
+        future = pid.submit()
+        return future.exception() or future.result()
+
+    answer = in_flow(body, DaskTaskRunner(address=dask_address, performance_report_path=path))
+    if importlib.util.find_spec("bokeh") is None:
+        assert type(answer) is ImportError
+        assert str(answer) == "performance_report_path needs the 'bokeh' package where the Dask scheduler runs"
+    else:
+        assert isinstance(answer, int)
+        assert "<html" in path.read_text()[:1000].lower()
+
+
+def test_a_report_that_cannot_be_written_costs_nothing(
+    dask_address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Report:
+        def __init__(self, filename: str) -> None: ...
+        def __enter__(self) -> None: ...
+        def __exit__(self, *exc_info: object) -> None:
+            raise OSError("disk full")
+
+    monkeypatch.setattr(distributed, "performance_report", Report)
+    monkeypatch.setattr("penstock.task_runners.dask._has_bokeh", lambda: True)
+    runner = DaskTaskRunner(address=dask_address, performance_report_path=tmp_path / "x")
+    assert in_flow(lambda: pid.submit().result(), runner) > 0
+    (warning,) = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+    assert warning.endswith("could not be written: OSError: disk full")
+
+
+def test_other_versions_on_the_cluster_are_named_once(
+    dask_address: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == "cloudpickle" else version(name))
+    assert in_flow(lambda: pid.submit().result(), dask_address) > 0
+    (warning,) = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+    assert warning.startswith("Versions differ on the Dask cluster: cloudpickle ")
+    assert warning.count(", 0.0.1 here") == 3, "for the scheduler and each worker"
+
+
+def test_equal_versions_are_not_worth_a_word(dask_address: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert in_flow(lambda: pid.submit().result(), dask_address) > 0
+    assert [line for line in caplog.records if line.levelname == "WARNING"] == []
+
+
+def test_a_cluster_without_penstock(dask_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.task_runners.versions.versions_reporter", lambda: lambda: {"penstock": None})
+    error = in_flow(lambda: pid.submit().exception(), dask_address)
+    assert type(error) is RuntimeError
+    assert str(error) == "penstock is not installed on the Dask scheduler: install None there"
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+
+def test_many_coroutines_wait_at_the_same_time(dask_address: str) -> None:
+    @task
+    async def rest(n: int) -> int:
+        await asyncio.sleep(0.2)
+        return n
+
+    began = time.monotonic()
+    assert in_flow(lambda: rest.map(range(100)).result(), dask_address) == list(range(100))
+    assert time.monotonic() - began < 5, "one after the other, they take 10 s on two threads"
+
+
+def test_what_cannot_be_sent_costs_nobody_else_in_its_batch(dask_address: str) -> None:
+    lock = threading.Lock()
+
+    @task
+    def work(x: Any) -> Any:
+        return threading.Lock() if x == 150 else x
+
+    def body() -> Any:
+        work.map(range(100)).result()
+        futures = work.map([*range(100), lock, *range(101, 200)])
+        futures.wait()
+        return [future.exception() or future.result() for future in futures]
+
+    answers = in_flow(body, dask_address)
+    first, second = answers[100], answers[150]
+    assert (type(first), first.path) == (SerializationError, "x")
+    assert (type(second), second.path) == (SerializationError, "return value")
+    assert [n for n, answer in enumerate(answers) if answer != n] == [100, 150]
+
+
+def test_a_retry_waits_for_its_delay_and_hooks_are_called_at_home(dask_address: str, tmp_path: Path) -> None:
+    file, called = str(tmp_path / "times"), []
+
+    @task(
+        retries=1,
+        retry_delay_seconds=0.2,
+        on_running=[lambda *_: called.append(("running", os.getpid()))],
+        on_completion=[lambda *_: called.append(("completed", pid.submit().result()))],
+    )
+    def second_time() -> int:
+        bodies.append(file, time.monotonic())
+        if len(bodies.lines(file)) < 2:
+            raise ValueError("first")
+        return os.getpid()
+
+    worker = in_flow(lambda: second_time.submit().result(), dask_address)
+    first, second = map(float, bodies.lines(file))
+    assert second - first >= 0.2
+    assert called[:2] == [("running", os.getpid())] * 2
+    assert called[2][0] == "completed"
+    assert worker != os.getpid()
+
+
+def test_a_body_may_wait_for_one_that_was_submitted_right_after_it(dask_address: str, tmp_path: Path) -> None:
+    """What is in a batch behind one that takes long is not held up while another worker has nothing to do."""
+    file = str(tmp_path / "met")
+
+    @task
+    def work(n: int) -> bool:
+        if n == 300:
+            return bodies.wait_for_file(file, 5)
+        if n == 301:
+            bodies.append(file, "here")
+        return True
+
+    assert all(in_flow(lambda: work.map(range(700)).result(), dask_address))
+
+
+def test_threads_submit_at_the_same_time(dask_address: str) -> None:
+    def body() -> Any:
+        found: list[int] = []
+        context = contextvars.copy_context()
+        threads = [
+            threading.Thread(target=context.copy().run, args=(lambda: found.append(pid.submit().result()),))
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return found
+
+    assert len(in_flow(body, dask_address)) == 8

@@ -16,16 +16,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import distributed
 import numpy as np
 import process_bodies as bodies
 import pytest
-from dask_clusters import running_cluster
-from test_dask import SMALL, eventually, in_flow, make, pid, total
+from test_dask import SMALL, eventually, in_flow, pid, total
 from test_process_records import record
 from test_processes import within
 
-from penstock import flow, get_run_logger, task, unmapped
+from dask_clusters import running_cluster
+from penstock import get_run_logger, task, unmapped
 from penstock.exceptions import CancelledRun, CrashedRun, TaskRunTimeoutError, WorkerLost
 from penstock.task_runners import DaskTaskRunner
 

@@ -271,7 +271,7 @@ def test_flows_one_after_another_leave_nothing_behind(start: Start, boxes: Path)
         """,
         TMPDIR=str(boxes),
     )
-    first, second, third = check(program)
+    _, second, third = check(program)
     assert third[0] <= second[0]
     assert third[1] <= second[1]
     assert third[2] == second[2] <= 1, "multiprocessing's resource tracker"
@@ -301,7 +301,7 @@ def test_lines_are_shown_once(start: Start) -> None:
 # --- the end of the program -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("doing", ["idle", "sleeps", "swallows"])
+@pytest.mark.parametrize("doing", STUCK)
 def test_no_worker_survives_the_program(start: Start, doing: str) -> None:
     program = start(
         f"""

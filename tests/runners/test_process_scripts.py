@@ -97,7 +97,7 @@ Start = Callable[..., Program]
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     programs: list[Program] = []
-    shared = set(os.listdir("/dev/shm"))
+    shared = bodies.shared_memory()
 
     def start(code: str, **variables: str) -> Program:
         programs.append(Program(tmp_path, code, **variables))
@@ -106,7 +106,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for program in programs:
         program.kill()
-    assert set(os.listdir("/dev/shm")) <= shared
+    assert bodies.shared_memory() <= shared
 
 
 def wait_for_end(pids: list[int], seconds: float = 5) -> None:

@@ -57,13 +57,13 @@ def in_flow(body: Callable[[], Any], workers: int = 1, seconds: float = 5, **opt
 @pytest.fixture(autouse=True)
 def no_children() -> Iterator[None]:
     """After any flow no process is left, and nothing in shared memory."""
-    processes, shared = set(bodies.children()), set(os.listdir("/dev/shm"))
+    processes, shared = set(bodies.children()), bodies.shared_memory()
     yield
     left = set(bodies.children()) - processes
     for pid in left:
         os.kill(pid, signal.SIGKILL)  # so that the tests that follow are about themselves
     assert left == set()
-    assert set(os.listdir("/dev/shm")) <= shared
+    assert bodies.shared_memory() <= shared
 
 
 # --- construction -----------------------------------------------------------------------------------------------------

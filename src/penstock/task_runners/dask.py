@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import importlib.util
 import logging
 import os
 import pickle
@@ -23,8 +24,8 @@ from dataclasses import replace
 from multiprocessing import resource_tracker
 from typing import Any, Self
 
-import dask
 import distributed
+from dask.base import annotate, get_annotations
 from distributed.utils import silence_logging_cmgr
 from distributed.versions import VersionMismatchWarning
 
@@ -35,6 +36,8 @@ from penstock.task_runners import outpost
 from penstock.task_runners.base import Call, Capabilities, TaskRunner, here
 from penstock.task_runners.guard import hidden_input, require_main_guard
 from penstock.task_runners.remote import Cluster, Dispatcher, NoWorkerYet, Shipment
+from penstock.task_runners.versions import compare_versions
+from penstock.task_runners.worker import die_with_parent
 
 _logger = logging.getLogger("penstock")
 _RECALLED = 10_000  # shipments; each is on its way to the scheduler for a moment only
@@ -94,7 +97,7 @@ class DaskTaskRunner(TaskRunner):
         self._refuse_conflicts()
         if cluster is not None or address is not None:
             self.capabilities = replace(type(self).capabilities, same_surroundings=False)
-        self._find_client: Callable[[], distributed.Client] | None = None  # on a worker: its own
+        self._find_client: Callable[[], Any] | None = None  # on a worker: its own
         self._dispatcher: Dispatcher | None = None
         self._slots = os.cpu_count() or 1
 
@@ -121,7 +124,7 @@ class DaskTaskRunner(TaskRunner):
 
     def execute(self, call: Call) -> None:
         assert self._dispatcher is not None
-        call.wishes = call.ask(dask.get_annotations)
+        call.wishes = call.ask(get_annotations)
         self._dispatcher.put(call)
 
     def close(self, *, cancel: bool = False) -> None:
@@ -154,11 +157,12 @@ class DaskCluster(Cluster):
     def __init__(self, runner: DaskTaskRunner) -> None:
         self._runner = runner
         self._exits = ExitStack()
-        self._client: distributed.Client
+        self._client: Any  # here and below: Dask's own types are incomplete
         self._shipments: dict[str, Shipment] = {}  # by Dask's key
         self._counted = 0.0
         self._line: Any = None  # to the scheduler
         self._lure: Any = None  # something to do for a cluster without workers
+        self._to_stop: dict[str, list[int]] = {}  # calls by shipment
         self._told: dict[StandardFuture[None], tuple[str, Any]] = {}  # what workers are being told: which one, what
         self._own: TemporaryCluster | None = None
 
@@ -169,32 +173,34 @@ class DaskCluster(Cluster):
         assert runner._dispatcher is not None
         self._dispatcher: Dispatcher = runner._dispatcher
         if runner._find_client is not None:
-            self._client = runner._find_client()
+            self._client = _connected(runner._find_client())
         else:
-            self._client = self._exits.enter_context(self._connect())
+            self._client = self._connect()
             self._client.register_plugin(Referee())
+            if self._own is not None:
+                self._client.register_plugin(Mortal())
         self._line = self._client.scheduler_comm
         self._topic = f"penstock-{self._dispatcher.id}"
         self._client.subscribe_topic(self._topic, self._on_event)
         self._exits.callback(self._leave)
         if runner.performance_report_path is not None:
-            self._exits.enter_context(self._client.as_current())
-            self._exits.enter_context(distributed.performance_report(filename=str(runner.performance_report_path)))
+            self._exits.enter_context(_report(self._client, os.fspath(runner.performance_report_path)))
 
     def _leave(self) -> None:
         self._client._event_handlers.pop(self._topic, None)  # `unsubscribe_topic` leaves it there
         self._ask("penstock_leave", topic=self._topic, client=self._client.id)
 
-    def _connect(self) -> distributed.Client:
+    def _connect(self) -> Any:
         runner = self._runner
         target: Any = runner.address or runner.cluster or self._make_cluster()
         if runner.adapt_kwargs:
             target.adapt(**runner.adapt_kwargs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VersionMismatchWarning)  # said below, in one sentence
-            client = distributed.Client(target, **{"set_as_default": False, **runner.client_kwargs})
+            client: Any = distributed.Client(target, **{"set_as_default": False, **runner.client_kwargs})
+        self._exits.enter_context(client)
         if runner.address or runner.cluster:
-            _compare_versions(client)
+            compare_versions(client)
         return client
 
     def _make_cluster(self) -> Any:
@@ -258,7 +264,7 @@ class DaskCluster(Cluster):
         order = shipment.order._replace(tries=1 + int(wishes.pop("retries", 0)))
         key = f"{shipment.name}-{shipment.id}"
         self._shipments[key] = shipment
-        with dask.annotate(**wishes):
+        with annotate(**wishes):
             packed = pickle.dumps(order, 5)  # else Dask would look into it for futures and keys
             future = self._client.submit(perform, packed, *shipment.cargo, key=key, pure=False)
         shipment.handle = future
@@ -300,7 +306,7 @@ class DaskCluster(Cluster):
             shipment.place = content
             self._dispatcher.end(shipment.id, _lost(shipment))
 
-    def _on_end(self, future: distributed.Future) -> None:
+    def _on_end(self, future: Any) -> None:
         shipment = self._shipments.pop(future.key, None)
         if shipment is not None:
             self._dispatcher.end(shipment.id, _lost(shipment, future) if self._is_connected else WorkerLost(_CUT_OFF))
@@ -315,14 +321,24 @@ class DaskCluster(Cluster):
         return [keys[key] for key in recalled]
 
     def stop(self, shipment: Shipment, number: int) -> None:
-        self._tell(outpost.stop, shipment, number)
+        self._client.loop.add_callback(self._stop_soon, shipment, number)
+
+    def _stop_soon(self, shipment: Shipment, number: int) -> None:
+        """On Dask's thread. A message for all that are to be stopped now: it costs more than they do."""
+        if shipment.id not in self._to_stop:
+            self._to_stop[shipment.id] = []
+            self._client.loop.add_callback(self._stop_all, shipment)
+        self._to_stop[shipment.id].append(number)
+
+    def _stop_all(self, shipment: Shipment) -> None:
+        self._tell(stop_all, shipment, self._to_stop.pop(shipment.id))
 
     def kill(self, shipment: Shipment, number: int) -> None:
         self._tell(outpost.abandon, shipment, number)
 
-    def _tell(self, function: Callable[..., object], shipment: Shipment, number: int) -> None:
+    def _tell(self, function: Callable[..., object], shipment: Shipment, argument: Any) -> None:
         """Does not wait: the worker may be unable to listen."""
-        call = self._call(shipment.place, function, shipment.id, number)
+        call = self._call(shipment.place, function, shipment.id, argument)
         told = asyncio.run_coroutine_threadsafe(call, self._client.loop.asyncio_loop)
         self._told[told] = shipment.place, function
         told.add_done_callback(lambda told: self._told.pop(told, None))
@@ -351,6 +367,32 @@ class DaskCluster(Cluster):
                 told = asyncio.run_coroutine_threadsafe(ask, self._client.loop.asyncio_loop)
                 box = next((found for found in told.result(_MOMENT).values() if found is not None), None)
         return box
+
+
+def _connected(client: Any) -> Any:
+    """A worker has one client, which another thread may have just begun to connect."""
+    deadline = time.monotonic() + _PATIENCE
+    while client.status in ("newly-created", "connecting") and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return client
+
+
+@contextlib.contextmanager
+def _report(client: Any, path: str) -> Iterator[None]:
+    if not client.run_on_scheduler(_has_bokeh):
+        raise ImportError("performance_report_path needs the 'bokeh' package where the Dask scheduler runs")
+    with client.as_current():
+        report = distributed.performance_report(filename=path)
+        report.__enter__()
+        yield
+        try:
+            report.__exit__(None, None, None)
+        except Exception as error:
+            _logger.warning("The performance report %s could not be written: %s", path, describe(error))
+
+
+def _has_bokeh() -> bool:
+    return importlib.util.find_spec("bokeh") is not None
 
 
 class TemporaryCluster(distributed.LocalCluster):  # type: ignore[misc]
@@ -442,6 +484,7 @@ class Referee(distributed.SchedulerPlugin):  # type: ignore[misc]
         self.scheduler = scheduler
         self.recalled: OrderedDict[str, None] = OrderedDict()  # before they were known here
         scheduler.handlers["penstock_begin"] = self.begin
+        scheduler.handlers["penstock_hear"] = self.hear
         scheduler.handlers["penstock_recall"] = self.recall
         scheduler.handlers["penstock_leave"] = self.leave
 
@@ -452,6 +495,9 @@ class Referee(distributed.SchedulerPlugin):  # type: ignore[misc]
             return False
         task.metadata = {**(task.metadata or {}), "penstock": (worker, topic)}
         return True
+
+    async def hear(self, topic: str, shipment: str, data: bytes) -> None:
+        self.scheduler.log_event(topic, (shipment, data))
 
     async def recall(self, keys: list[str]) -> list[str]:
         """Those that had not begun, and now never will."""
@@ -498,6 +544,16 @@ def _beginning(task: Any) -> tuple[str, str] | None:
 # --- on a worker ------------------------------------------------------------------------------------------------------
 
 
+class Mortal(distributed.WorkerPlugin):  # type: ignore[misc]
+    """Has a worker end with the process that started it, also when a body keeps the interpreter from noticing."""
+
+    name = "penstock-mortal"
+
+    def setup(self, worker: Any) -> None:
+        if threading.current_thread() is threading.main_thread() and worker.nanny is not None:  # it is a process
+            die_with_parent()
+
+
 def perform(packed: bytes, *cargo: Any) -> dict[int, Sequence[Any]]:
     """What Dask executes: a shipment."""
     order: outpost.Order = pickle.loads(packed)
@@ -507,10 +563,15 @@ def perform(packed: bytes, *cargo: Any) -> dict[int, Sequence[Any]]:
     return outpost.execute(order, cargo, outlet, outlet.send)
 
 
+def stop_all(shipment: str, numbers: Sequence[int]) -> None:
+    for number in numbers:
+        outpost.stop(shipment, number)
+
+
 class DaskOutlet(outpost.Outlet):
     """A shipment's way to the Dask worker that executes it."""
 
-    def __init__(self, worker: distributed.Worker, order: outpost.Order) -> None:
+    def __init__(self, worker: Any, order: outpost.Order) -> None:
         self._worker = worker
         self._topic = f"penstock-{order.sender}"
         self._shipment = order.shipment
@@ -519,12 +580,15 @@ class DaskOutlet(outpost.Outlet):
         self.place = worker.address
 
     def begin(self) -> bool:
-        asked = self._worker.scheduler.penstock_begin(key=self._key, worker=self.place, topic=self._topic)
-        loop: asyncio.AbstractEventLoop = self._worker.loop.asyncio_loop
-        return bool(asyncio.run_coroutine_threadsafe(asked, loop).result())
+        return bool(self._ask("penstock_begin", key=self._key, worker=self.place))
 
     def send(self, data: bytes) -> None:
-        self._worker.log_event(self._topic, (self._shipment, data))
+        """Waits until it is out of this process, which the next body may end."""
+        self._ask("penstock_hear", shipment=self._shipment, data=data)
+
+    def _ask(self, question: str, **arguments: Any) -> Any:
+        asked = getattr(self._worker.scheduler, question)(topic=self._topic, **arguments)
+        return asyncio.run_coroutine_threadsafe(asked, self._worker.loop.asyncio_loop).result()
 
     def lend(self) -> None:
         distributed.secede()
@@ -564,7 +628,7 @@ class ClientInTask:
     def __init__(self, timeout: float | None) -> None:
         self._timeout = timeout
         self._exits = ExitStack()
-        self._own: distributed.Client | None = None
+        self._own: Any = None
         try:
             self._worker = distributed.get_worker()
         except ValueError:
@@ -580,7 +644,7 @@ class ClientInTask:
         self._exits.close()
 
     async def __aenter__(self) -> Any:
-        timeout = {} if self._timeout is None else {"timeout": self._timeout}
+        timeout: dict[str, Any] = {} if self._timeout is None else {"timeout": self._timeout}
         self._own = distributed.Client(
             self._worker.scheduler.address, asynchronous=True, set_as_default=False, **timeout
         )
@@ -590,14 +654,13 @@ class ClientInTask:
 
     async def __aexit__(self, *exc_info: Any) -> None:
         self._exits.close()
-        assert self._own is not None
         await self._own.close()
 
 
 class ClientForTasks:
     """A Dask client that knows penstock's tasks."""
 
-    def __init__(self, client: distributed.Client) -> None:
+    def __init__(self, client: Any) -> None:
         self._client = client
 
     def __getattr__(self, name: str) -> Any:
@@ -627,47 +690,3 @@ def _lent_slot() -> Iterator[None]:
         here.slot = slot
         if slot is not None:
             slot.acquire()
-
-
-# --- versions ---------------------------------------------------------------------------------------------------------
-
-
-def _compare_versions(client: distributed.Client) -> None:
-    """One warning that names what differs from this process; an error for what cannot work."""
-    theirs = client.run(_versions_reporter())
-    ours = _versions_reporter()()
-    for worker, versions in theirs.items():
-        if versions["penstock"] is None:
-            raise RuntimeError(
-                f"penstock is not installed on the Dask worker {worker}: install {ours['penstock']} there"
-            )
-    differing = {
-        f"{name} {version} on {worker}, {ours[name]} here"
-        for worker, versions in theirs.items()
-        for name, version in versions.items()
-        if version != ours[name]
-    }
-    if differing:
-        _logger.warning(
-            "Versions differ on the Dask cluster: %s. Tasks may fail to be sent or to be rebuilt there; "
-            "install the same versions on both sides",
-            "; ".join(sorted(differing)),
-        )
-
-
-def _versions_reporter() -> Callable[[], dict[str, str | None]]:
-    """By value, since a worker may not have penstock."""
-
-    def report() -> dict[str, str | None]:
-        import platform
-        from importlib import metadata
-
-        found: dict[str, str | None] = {"python": platform.python_version().rpartition(".")[0]}
-        for name in ("penstock", "cloudpickle", "dask", "distributed"):
-            try:
-                found[name] = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                found[name] = None
-        return found
-
-    return report

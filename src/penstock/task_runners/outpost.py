@@ -311,6 +311,7 @@ class Work:
     def _body(self, item: Item, hand: int) -> None:
         if item is not self._order.items[0]:
             self._announce(item)
+        message: tuple[Any, ...]
         try:
             message = self._visit(item, hand)
         except BaseException as error:
@@ -324,7 +325,9 @@ class Work:
         if number in self._stopped:
             raise CancelledRun
         desk = self._desk(item.home)
-        desk.note = lambda message: self._outbox.put("note", number, message)
+        put = self._outbox.put  # not by way of `self`: the desk is kept, large values in the cargo are not to be
+        desk.note = lambda message: put("note", number, message)
+        report: Any = None
         for _ in range(self._order.tries):
             facts, common = self._arguments(item)
             self._current = number, desk, facts[0]

@@ -137,6 +137,7 @@ class Dispatcher:
         self._away_of: Counter[str] = Counter()  # shipments, by lane
         self._of_call: dict[Any, tuple[Shipment, int]] = {}  # calls that are away
         self._to_recall: dict[str, Shipment] = {}
+        self._to_stop: list[tuple[Shipment, int]] = []
         self._placed: OrderedDict[int, tuple[serial.Packed, Any]] = OrderedDict()
         self._keys: dict[int, tuple[serial.Packed, int]] = {}
         self._early_deaths: Counter[Any] = Counter()  # of workers that had not begun, by call
@@ -205,6 +206,7 @@ class Dispatcher:
             for action, *arguments in self._take_all():
                 self._act(action, arguments)
             self._act(self._recall_all, ())
+            self._act(self._stop_all, ())
             self._act(self._dispatch, ())
         left_behind = list(self._away)
         self._act(self._bring_home, ())
@@ -467,10 +469,16 @@ class Dispatcher:
         found = self._of_call.get(call)
         if found is None:
             return
-        shipment, number = found
+        shipment, _ = found
         if shipment.begun is None:
             self._to_recall[shipment.id] = shipment
         else:
+            self._to_stop.append(found)
+
+    def _stop_all(self) -> None:
+        """When the others have been taken back: one of them could begin in the place of what ends."""
+        to_stop, self._to_stop = self._to_stop, []
+        for shipment, number in to_stop:
             self._cluster.stop(shipment, number)
 
     def _recall_all(self) -> None:
