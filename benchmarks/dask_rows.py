@@ -6,27 +6,13 @@ from typing import Any
 
 from distributed import Client, LocalCluster
 
+from benchmarks.bodies import LARGE, consume, noop, produce
 from benchmarks.measure import Reading, compare, timed
 from penstock import flow, task
 from penstock.task_runners import DaskTaskRunner
 
 WORKERS = 2
 NOOPS = 5_000
-LARGE = 100_000_000  # bytes
-
-
-def noop(x: Any) -> Any:
-    return x
-
-
-def produce(size: int) -> Any:
-    import numpy
-
-    return numpy.ones(size, dtype="u1")
-
-
-def consume(array: Any) -> int:
-    return int(array.nbytes)
 
 
 def dask_noops() -> Reading:

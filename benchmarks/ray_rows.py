@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from benchmarks.bodies import LARGE, consume, noop, produce
 from benchmarks.measure import Reading, compare, timed
 from penstock import flow, task
 from penstock.task_runners import RayTaskRunner
@@ -13,21 +14,6 @@ from penstock.task_runners.ray import connected
 
 CPUS = {"num_cpus": 2, "log_to_driver": False}
 NOOPS = 10_000
-LARGE = 100_000_000  # bytes
-
-
-def noop(x: Any) -> Any:
-    return x
-
-
-def produce(size: int) -> Any:
-    import numpy
-
-    return numpy.ones(size, dtype="u1")
-
-
-def consume(array: Any) -> int:
-    return int(array.nbytes)
 
 
 def ray_noops() -> Reading:

@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import replace
 from multiprocessing import resource_tracker
-from typing import Any, Self
+from typing import Any
 
 import distributed
 from dask.base import annotate, get_annotations
@@ -35,7 +35,7 @@ from penstock.exceptions import WorkerLost
 from penstock.task_runners import outpost
 from penstock.task_runners.base import Call, Capabilities, TaskRunner, here
 from penstock.task_runners.guard import hidden_input, require_main_guard
-from penstock.task_runners.remote import Cluster, Dispatcher, NoWorkerYet, Shipment
+from penstock.task_runners.remote import Cluster, ClusterTaskRunner, NoWorkerYet, Shipment
 from penstock.task_runners.versions import compare_versions
 from penstock.task_runners.worker import die_with_parent
 
@@ -48,7 +48,7 @@ _PATIENCE = 5.0  # seconds for a scheduler's answer
 _CUT_OFF = "The connection to the Dask scheduler is lost"
 
 
-class DaskTaskRunner(TaskRunner):
+class DaskTaskRunner(ClusterTaskRunner):
     """Executes tasks on a Dask cluster.
 
     Without arguments, on a temporary `LocalCluster` that lives as long as the flow run and is started by its first
@@ -98,7 +98,6 @@ class DaskTaskRunner(TaskRunner):
         if cluster is not None or address is not None:
             self.capabilities = replace(type(self).capabilities, same_surroundings=False)
         self._find_client: Callable[[], Any] | None = None  # on a worker: its own
-        self._dispatcher: Dispatcher | None = None
         self._slots = os.cpu_count() or 1
 
     def _refuse_conflicts(self) -> None:
@@ -118,22 +117,11 @@ class DaskTaskRunner(TaskRunner):
     def slots(self) -> int:
         return self._slots
 
-    def start(self) -> None:
-        self._dispatcher = Dispatcher(self, DaskCluster(self))
-        self._dispatcher.start()
+    def _new_cluster(self) -> Cluster:
+        return DaskCluster(self)
 
-    def execute(self, call: Call) -> None:
-        assert self._dispatcher is not None
-        call.wishes = call.ask(get_annotations)
-        self._dispatcher.put(call)
-
-    def close(self, *, cancel: bool = False) -> None:
-        dispatcher, self._dispatcher = self._dispatcher, None
-        if dispatcher is not None:
-            dispatcher.close()
-
-    def duplicate(self) -> Self:
-        return type(self)(*self._settings())
+    def _wishes_of(self, call: Call) -> Any:
+        return call.ask(get_annotations)
 
     def _settings(self) -> tuple[Any, ...]:
         return (
@@ -170,8 +158,6 @@ class DaskCluster(Cluster):
 
     def open(self) -> None:
         runner = self._runner
-        assert runner._dispatcher is not None
-        self._dispatcher: Dispatcher = runner._dispatcher
         if runner._find_client is not None:
             self._client = _connected(runner._find_client())
         else:
@@ -180,7 +166,7 @@ class DaskCluster(Cluster):
             if self._own is not None:
                 self._client.register_plugin(Mortal())
         self._line = self._client.scheduler_comm
-        self._topic = f"penstock-{self._dispatcher.id}"
+        self._topic = f"penstock-{self.dispatcher.id}"
         self._client.subscribe_topic(self._topic, self._on_event)
         self._exits.callback(self._leave)
         if runner.performance_report_path is not None:
@@ -278,7 +264,7 @@ class DaskCluster(Cluster):
         # Dask would wait here for a worker. There may be none before it has something to do.
         if self._lure is None or self._lure.done():
             self._lure = self._client.submit(int, key=f"penstock-{uuid.uuid4().hex}", pure=False)
-            self._lure.add_done_callback(self._dispatcher.wake)
+            self._lure.add_done_callback(self.dispatcher.wake)
         raise NoWorkerYet
 
     def has(self, cargo: Any) -> bool:
@@ -299,17 +285,17 @@ class DaskCluster(Cluster):
         """Messages of a shipment, or the referee's word that it is lost with its worker."""
         shipment_id, content = event[1]
         if isinstance(content, bytes):
-            self._dispatcher.hear(shipment_id, content)
+            self.dispatcher.hear(shipment_id, content)
             return
         shipment = self._shipments.pop(shipment_id, None)
         if shipment is not None:
             shipment.place = content
-            self._dispatcher.end(shipment.id, _lost(shipment))
+            self.dispatcher.end(shipment.id, _lost(shipment))
 
     def _on_end(self, future: Any) -> None:
         shipment = self._shipments.pop(future.key, None)
         if shipment is not None:
-            self._dispatcher.end(shipment.id, _lost(shipment, future) if self._is_connected else WorkerLost(_CUT_OFF))
+            self.dispatcher.end(shipment.id, _lost(shipment, future) if self._is_connected else WorkerLost(_CUT_OFF))
 
     # --- stopping -------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from contextvars import ContextVar
 from functools import partial
 from queue import SimpleQueue
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray._private import ray_constants
@@ -36,7 +36,7 @@ from penstock._core.serial import Packed
 from penstock.exceptions import WorkerLost
 from penstock.task_runners import outpost
 from penstock.task_runners.base import Call, Capabilities, TaskRunner
-from penstock.task_runners.remote import Cluster, Dispatcher, Shipment
+from penstock.task_runners.remote import Cluster, ClusterTaskRunner, Shipment
 
 _logger = logging.getLogger("penstock")
 _COUNTED = 0.5  # seconds for which the number of slots is believed
@@ -75,7 +75,7 @@ def remote_options(**options: Any) -> Iterator[None]:
         _options.reset(token)
 
 
-class RayTaskRunner(TaskRunner):
+class RayTaskRunner(ClusterTaskRunner):
     """Executes tasks on a Ray cluster.
 
     On the Ray that this process is connected to, if it is; else on the one at `address`, or on one of its own, which
@@ -112,29 +112,16 @@ class RayTaskRunner(TaskRunner):
             )
         self.address = address
         self.init_kwargs = dict(init_kwargs or {})
-        self._dispatcher: Dispatcher | None = None
 
     @property
     def slots(self) -> int:
         return _cpus() if ray.is_initialized() else super().slots
 
-    def start(self) -> None:
-        cluster = RayCluster(self)
-        cluster.dispatcher = self._dispatcher = Dispatcher(self, cluster)
-        self._dispatcher.start()
+    def _new_cluster(self) -> Cluster:
+        return RayCluster(self)
 
-    def execute(self, call: Call) -> None:
-        assert self._dispatcher is not None
-        call.wishes = {**call.remote_options, **call.ask(_options.get)}
-        self._dispatcher.put(call)
-
-    def close(self, *, cancel: bool = False) -> None:
-        dispatcher, self._dispatcher = self._dispatcher, None
-        if dispatcher is not None:
-            dispatcher.close()
-
-    def duplicate(self) -> Self:
-        return type(self)(*self._settings())
+    def _wishes_of(self, call: Call) -> Any:
+        return {**call.remote_options, **call.ask(_options.get)}
 
     def _settings(self) -> tuple[Any, ...]:
         return self.address, self.init_kwargs
@@ -157,7 +144,6 @@ class RayCluster(Cluster):
         self._slots = 1
         self._counted = 0.0  # when
         self._loop: asyncio.AbstractEventLoop
-        self.dispatcher: Dispatcher
 
     # --- beginning and end ----------------------------------------------------------------------------------------
 

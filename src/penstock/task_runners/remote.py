@@ -20,7 +20,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Self
 from weakref import WeakSet
 
 from penstock._core import serial
@@ -45,6 +45,8 @@ _numbers = itertools.count(1)
 
 class Cluster(ABC):
     """What the dispatcher needs of a cluster. Its thread calls all of this, and may be blocked by it."""
+
+    dispatcher: Dispatcher
 
     @abstractmethod
     def open(self) -> None:
@@ -495,6 +497,36 @@ class Dispatcher:
         found = self._of_call.get(call)
         if found is not None:
             self._cluster.kill(*found)
+
+
+class ClusterTaskRunner(TaskRunner):
+    """What a runner on a cluster consists of, beside the cluster itself."""
+
+    _dispatcher: Dispatcher | None = None
+
+    @abstractmethod
+    def _new_cluster(self) -> Cluster: ...
+    @abstractmethod
+    def _wishes_of(self, call: Call) -> Any:
+        """What the user has asked for where the task was submitted."""
+
+    def start(self) -> None:
+        cluster = self._new_cluster()
+        cluster.dispatcher = self._dispatcher = Dispatcher(self, cluster)
+        self._dispatcher.start()
+
+    def execute(self, call: Call) -> None:
+        assert self._dispatcher is not None
+        call.wishes = self._wishes_of(call)
+        self._dispatcher.put(call)
+
+    def close(self, *, cancel: bool = False) -> None:
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is not None:
+            dispatcher.close()
+
+    def duplicate(self) -> Self:
+        return type(self)(*self._settings())
 
 
 class KeptThere(Kept):
