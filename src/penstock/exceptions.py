@@ -265,12 +265,33 @@ def _unpack(payload: bytes | None, summary: str, text: str | None) -> Portable:
 
 
 def _dumped(exception: BaseException) -> bytes | None:
+    import copyreg
+    import io
     import pickle
 
+    sink = io.BytesIO()
+    pickler = pickle.Pickler(sink)
+    # A library (tblib, which comes with Dask) may have registered ways of its own for exceptions: with their tracebacks
+    # and causes, which need not be picklable and need not be few.
+    pickler.dispatch_table = {cls: way for cls, way in copyreg.dispatch_table.items() if not _is_exception(cls)}
     try:
-        return pickle.dumps(exception)
+        pickler.dump(exception)
     except Exception:
         return None  # a lock in its attributes, a local class, a __reduce__ that raises
+    return sink.getvalue()
+
+
+def _is_exception(cls: Any) -> bool:
+    return isinstance(cls, type) and issubclass(cls, BaseException)
+
+
+def keep_own_pickling() -> None:
+    """Have the exceptions of this module pickled as they say, whatever a library has registered for them."""
+    import copyreg
+
+    for cls in list(copyreg.dispatch_table):
+        if _is_exception(cls) and cls.__module__ == __name__:
+            del copyreg.dispatch_table[cls]
 
 
 def _loaded(payload: bytes | None) -> BaseException | None:

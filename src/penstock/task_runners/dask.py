@@ -31,7 +31,7 @@ from distributed.versions import VersionMismatchWarning
 
 from penstock._core.errors import describe
 from penstock._core.serial import Packed
-from penstock.exceptions import WorkerLost
+from penstock.exceptions import WorkerLost, keep_own_pickling
 from penstock.task_runners import outpost
 from penstock.task_runners.base import Call, Capabilities, TaskRunner, here
 from penstock.task_runners.guard import hidden_input, require_main_guard
@@ -39,6 +39,7 @@ from penstock.task_runners.remote import Cluster, ClusterTaskRunner, NoWorkerYet
 from penstock.task_runners.versions import compare_versions
 from penstock.task_runners.worker import die_with_parent
 
+keep_own_pickling()  # which the import of distributed has changed
 _logger = logging.getLogger("penstock")
 _RECALLED = 10_000  # shipments; each is on its way to the scheduler for a moment only
 _COUNTED = 0.5  # seconds for which the number of slots is believed
@@ -262,10 +263,14 @@ class DaskCluster(Cluster):
             if self._ask("ncores", workers=None):
                 return self._client.scatter([outpost.frames(packed)], hash=False, timeout=_MOMENT)[0]
         # Dask would wait here for a worker. There may be none before it has something to do.
-        if self._lure is None or self._lure.done():
+        if self._lure is None:
             self._lure = self._client.submit(int, key=f"penstock-{uuid.uuid4().hex}", pure=False)
-            self._lure.add_done_callback(self.dispatcher.wake)
+            self._lure.add_done_callback(self._on_lured)
         raise NoWorkerYet
+
+    def _on_lured(self, _: distributed.Future) -> None:
+        self._lure = None
+        self.dispatcher.wake()
 
     def has(self, cargo: Any) -> bool:
         return cargo.status in ("finished", "pending")

@@ -358,7 +358,7 @@ class Dispatcher:
             self._begin(shipment.calls[number])
         for other, call in shipment.calls.items() if is_first else ():
             if call.stopping:  # it was asked to while nobody knew where it is
-                self._cluster.stop(shipment, other)
+                self._to_stop.append((shipment, other))
 
     def _begin(self, call: Any) -> None:
         """It is running. Hooks that want to know may take their time, but what follows waits for them."""
