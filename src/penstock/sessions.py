@@ -44,8 +44,7 @@ class Session:
         return maps.submit_all(task, self._run, (), parameters, calls.find_waits(wait_for))
 
     def cancel_all(self) -> None:
-        for child in self._run.living_children():
-            child.cancel()
+        self._run.engine.cancel_all_below()  # those first that have not started
 
 
 def _block() -> Iterator[None]:

@@ -1011,6 +1011,7 @@ def test_a_subflow_run_is_cancelled_by_its_id() -> None:
         return "the flow goes on"
 
     running = Running(body)
+    until(lambda: any(future.flow_run_id for future in running.futures))  # its body may run before its future is here
     inner = next(future for future in running.futures if future.flow_run_id)
     cancel_run(inner.flow_run_id)
     assert running.end() == "the flow goes on"
