@@ -55,8 +55,7 @@ def ends(futures: Any) -> list[tuple[str, Any]]:
 # --- workers that die -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("retries", [0, 1])
-@pytest.mark.parametrize("death", DEATHS)
+@pytest.mark.parametrize(("death", "retries"), [("exits", 0), ("is killed", 1), ("faults", 0)])
 def test_a_death_costs_the_attempt_that_was_executed_and_no_other(
     address: str, tmp_path: Path, death: str, retries: int
 ) -> None:
@@ -403,7 +402,7 @@ def test_time_limits_hold_whatever_the_body_does(how: str) -> None:
     assert len(others) == 20
 
 
-@pytest.mark.parametrize("how", STUCK)
+@pytest.mark.parametrize("how", ["sleeps", "keeps the interpreter"])
 def test_the_end_of_a_flow_does_not_wait_for_what_was_left_behind(how: str) -> None:
     stuck_body = STUCK[how]
 
@@ -420,14 +419,12 @@ def test_the_end_of_a_flow_does_not_wait_for_what_was_left_behind(how: str) -> N
     assert time.monotonic() - ended < 2.5
 
 
-@pytest.mark.parametrize("how", ["is busy", "sleeps"])
-def test_what_was_left_behind_has_no_place_on_the_cluster(single: str, how: str) -> None:
+def test_what_was_left_behind_has_no_place_on_the_cluster(single: str) -> None:
     """Neither in the same flow, nor in the next one."""
-    stuck_body = STUCK[how]
 
     @task(timeout_seconds=0.2)
     def stuck() -> None:
-        stuck_body()
+        time.sleep(bodies.FOREVER)
 
     def body() -> Any:
         return type(stuck.submit().exception()), pid.submit().result()

@@ -64,14 +64,15 @@ class Backlog:
 class Lanes:
     """Backlogs side by side, one for each set of wishes: what has to wait for something special holds nobody up."""
 
-    def __init__(self, batch_seconds: float, most: int, urgency: Callable[[Any], float]) -> None:
+    def __init__(self, batch_seconds: float, most: int, rank: Callable[[Any], tuple[float, str]]) -> None:
         self._make = partial(Backlog, batch_seconds, most, {})
-        self._urgency = urgency  # of wishes
-        self._lanes: dict[str, tuple[float, Backlog]] = {}
+        self._rank = rank  # of wishes: how urgent they are, and among which others
+        self._lanes: dict[str, tuple[tuple[float, str], Backlog]] = {}
 
-    def names(self) -> list[str]:
-        """Of those that are not empty, the most urgent first."""
-        return sorted(self._lanes, key=lambda name: -self._lanes[name][0])
+    def names(self) -> list[tuple[str, str]]:
+        """Of those that are not empty, and their kinds; the most urgent first."""
+        by_urgency = sorted(self._lanes.items(), key=lambda lane: -lane[1][0][0])
+        return [(name, kind) for name, ((_, kind), _) in by_urgency]
 
     def __contains__(self, name: str) -> bool:
         return name in self._lanes
@@ -86,7 +87,7 @@ class Lanes:
     def _of(self, call: Any) -> Backlog:
         name = lane_of(call)
         if name not in self._lanes:
-            self._lanes[name] = self._urgency(call.wishes), self._make()
+            self._lanes[name] = self._rank(call.wishes), self._make()
         return self._lanes[name][1]
 
     def take(self, name: str, workers: int) -> list[Any]:

@@ -241,15 +241,17 @@ class DaskCluster(Cluster):
 
     # --- sending --------------------------------------------------------------------------------------------------
 
-    def urgency(self, wishes: Any) -> float:
+    def rank(self, wishes: Any) -> tuple[float, str]:
         priority = wishes.get("priority")
-        return priority if isinstance(priority, int | float) else 0
+        others = {name: wish for name, wish in wishes.items() if name != "priority"}
+        return priority if isinstance(priority, int | float) else 0, repr(others)
 
     def ship(self, shipment: Shipment) -> None:
         self._require_connection()
         wishes = {**shipment.wishes}
-        order = shipment.order._replace(tries=1 + int(wishes.pop("retries", 0)))
         key = f"{shipment.name}-{shipment.id}"
+        retries: Any = wishes.pop("retries", 0)
+        order = shipment.order._replace(tries=1 + max(0, retries(key) if callable(retries) else retries))
         self._shipments[key] = shipment
         with annotate(**wishes):
             packed = pickle.dumps(order, 5)  # else Dask would look into it for futures and keys
@@ -637,7 +639,11 @@ class ClientInTask:
     async def __aenter__(self) -> Any:
         timeout: dict[str, Any] = {} if self._timeout is None else {"timeout": self._timeout}
         self._own = distributed.Client(
-            self._worker.scheduler.address, asynchronous=True, set_as_default=False, **timeout
+            self._worker.scheduler.address,
+            asynchronous=True,
+            set_as_default=False,
+            security=self._worker.security,
+            **timeout,
         )
         await self._own
         self._exits.enter_context(self._own.as_current())

@@ -24,7 +24,8 @@ from typing import Any, Self
 from weakref import WeakSet
 
 from penstock._core import serial
-from penstock.exceptions import WorkerLost
+from penstock._core.errors import describe
+from penstock.exceptions import FailedRun, WorkerLost
 from penstock.task_runners.backlog import Lanes, apart, is_wanted, lane_of
 from penstock.task_runners.base import Call, Kept, TaskRunner
 from penstock.task_runners.outpost import Item, Order, copied, frames, messages, read_box
@@ -34,7 +35,7 @@ _MOST = 512  # calls in one shipment
 _MOST_BYTES = 2 << 20  # likewise; what is too much for one goes with the next
 _LEAST_AWAY = 64  # shipments of a lane that may always be on the way: an adaptive cluster grows with the work it sees
 _ROUNDS = 4  # shipments on the way for each body that the cluster can execute at once
-_PATIENCE = 3.0  # seconds for a cluster to be connected that nobody needs any more
+_PATIENCE = 2.0  # seconds for a cluster to be connected that nobody needs any more
 _ATTEMPTS = 3  # at a shipment whose worker dies before it begins
 _HEAVY = serial.LARGE  # bytes; what is larger is handed to the cluster by itself, once
 _PLACED = 8  # such things that are kept on the cluster for calls to come
@@ -56,9 +57,9 @@ class Cluster(ABC):
     def slots(self) -> int:
         """How many bodies it can execute at once, now."""
 
-    def urgency(self, wishes: Any) -> float:
-        """What is more urgent is sent first."""
-        return 0
+    def rank(self, wishes: Any) -> tuple[float, str]:
+        """How urgent it is, and its kind: what is less urgent waits until all others of its kind are sent."""
+        return 0, repr(wishes)
 
     @abstractmethod
     def ship(self, shipment: Shipment) -> None:
@@ -134,7 +135,7 @@ class Dispatcher:
         self._runner = runner
         self._cluster = cluster
         self._inbox: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
-        self._backlog = Lanes(_BATCH_SECONDS, _MOST, cluster.urgency)
+        self._backlog = Lanes(_BATCH_SECONDS, _MOST, cluster.rank)
         self._away: dict[str, Shipment] = {}
         self._away_of: Counter[str] = Counter()  # shipments, by lane
         self._of_call: dict[Any, tuple[Shipment, int]] = {}  # calls that are away
@@ -145,7 +146,7 @@ class Dispatcher:
         self._early_deaths: Counter[Any] = Counter()  # of workers that had not begun, by call
         self._beginnings: dict[Any, threading.Thread] = {}  # hooks that hear that a call is running
         self._kept: WeakSet[KeptThere] = WeakSet()
-        self._broken: BaseException | None = None
+        self._broken: Exception | None = None
         self._closing = False
         self._is_open = threading.Event()  # or it has failed to open
 
@@ -201,8 +202,10 @@ class Dispatcher:
     def _run(self) -> None:
         try:
             self._cluster.open()
-        except BaseException as error:
+        except Exception as error:
             self._broken = error
+        except BaseException as error:  # nor is code of the user's that makes a cluster to end this thread
+            self._broken = FailedRun(f"The cluster could not be had: {describe(error)}")
         self._is_open.set()
         while not self._closing:
             for action, *arguments in self._take_all():
@@ -244,13 +247,13 @@ class Dispatcher:
         self._backlog.add(call)
 
     def _dispatch(self) -> None:
-        slots = None
-        for lane in self._backlog.names():
-            while lane in self._backlog and not self._closing:
+        slots, waiting = 0, set()
+        for lane, kind in self._backlog.names():
+            while lane in self._backlog and kind not in waiting and not self._closing:
                 slots = slots or max(1, self._slots())
                 if self._away_of[lane] >= max(_LEAST_AWAY, _ROUNDS * slots):
-                    break
-                if not self._send(self._backlog.take(lane, slots)):
+                    waiting.add(kind)
+                elif not self._send(self._backlog.take(lane, slots)):
                     return
 
     def _slots(self) -> int:
@@ -259,9 +262,10 @@ class Dispatcher:
     def _send(self, calls: list[Any]) -> bool:
         """False: not now."""
         calls = [call for call in calls if call.board(self)]
+        if self._broken is not None:
+            self._refuse(calls, self._broken)
+            return True
         try:
-            if self._broken is not None:
-                raise self._broken
             shipment = self._load(calls)
             if shipment is not None:
                 self._ship(shipment)
@@ -269,10 +273,13 @@ class Dispatcher:
             self._put_back([call for call in calls if not call.ended])
             return False
         except Exception as error:
-            for call in calls:
-                if not call.ended:
-                    apart(call, call.lose if isinstance(error, WorkerLost) else call.refuse, error)
+            self._refuse(calls, error)
         return True
+
+    def _refuse(self, calls: list[Any], error: Exception) -> None:
+        for call in calls:
+            if not call.ended:
+                apart(call, call.lose if isinstance(error, WorkerLost) else call.refuse, error)
 
     def _ship(self, shipment: Shipment) -> None:
         self._away[shipment.id] = shipment
@@ -463,6 +470,7 @@ class Dispatcher:
         stays = [call for call in calls if not call.leave()]  # it is said to have begun, for it is being cancelled
         self._backlog.add_back([call for call in calls if call.away is None])
         for call in stays:
+            call.ask_to_stop()  # whoever cancels it may not have come that far
             self._tell(call, call.lose, WorkerLost("Stopped before it began"))
 
     # --- stopping -------------------------------------------------------------------------------------------------
