@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import replace
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, cast
 
 import distributed
 from dask.base import annotate, get_annotations
@@ -248,10 +248,11 @@ class DaskCluster(Cluster):
 
     def ship(self, shipment: Shipment) -> None:
         self._require_connection()
-        wishes = {**shipment.wishes}
+        wishes: dict[str, Any] = {**shipment.wishes}
         key = f"{shipment.name}-{shipment.id}"
-        retries: Any = wishes.pop("retries", 0)
-        order = shipment.order._replace(tries=1 + max(0, retries(key) if callable(retries) else retries))
+        retries = wishes.pop("retries", 0)
+        again = cast(int, retries(key) if callable(retries) else retries)
+        order = shipment.order._replace(tries=1 + max(0, again))
         self._shipments[key] = shipment
         with annotate(**wishes):
             packed = pickle.dumps(order, 5)  # else Dask would look into it for futures and keys
