@@ -24,6 +24,32 @@ if __name__ == "__main__":
     sys.stdin.read()
 """
 
+_WORKER = """
+import asyncio, sys
+from distributed import Worker
+
+async def main():
+    async with Worker(sys.argv[1], nthreads=1, dashboard_address="127.0.0.1:0") as worker:
+        await worker.finished()
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def another_worker(address: str) -> Iterator[int]:
+    """The process of a worker that has nobody who would start it again."""
+    process = subprocess.Popen([sys.executable, "-c", _WORKER, address], stderr=subprocess.DEVNULL, env=_environment())
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
 
 @contextmanager
 def running_cluster(**options: Any) -> Iterator[str]:
@@ -33,7 +59,7 @@ def running_cluster(**options: Any) -> Iterator[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        env=_environment(),
         start_new_session=True,
     )
     assert process.stdin is not None and process.stdout is not None

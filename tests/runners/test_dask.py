@@ -26,7 +26,7 @@ import psutil
 import pytest
 from test_processes import within
 
-from dask_clusters import ANY_PORT, running_cluster
+from dask_clusters import ANY_PORT, another_worker, running_cluster
 from penstock import flow, runtime, task, unmapped
 from penstock.exceptions import SerializationError
 from penstock.task_runners import DaskTaskRunner, ThreadPoolTaskRunner, get_dask_client
@@ -362,12 +362,21 @@ def test_what_has_to_wait_for_a_resource_holds_nobody_up(dask_address: str) -> N
     assert in_flow(body, dask_address) == (200, {"Cancelled"})
 
 
-def test_a_resource_is_used_by_one_task_at_a_time(special: str) -> None:
-    def body() -> Any:
+def test_tasks_go_where_what_they_need_is(special: str) -> None:
+    def body(client: Any) -> Any:
         with dask.annotate(resources={"GPU": 1}):
-            return pid.map(range(5)).result()
+            needy = [*pid.map(range(20)).result(), pid.submit().result()]
+        eventually(lambda: len(client.nthreads()), 2, 10)
+        return set(needy), set(pid.map(range(50)).result())
 
-    assert len(set(in_flow(body, special))) == 1
+    with distributed.Client(special, set_as_default=False) as client:
+        ((address, owner),) = client.run(os.getpid).items()
+        with another_worker(special) as other:
+            eventually(lambda: len(client.nthreads()), 2, 10)
+            needy, others = in_flow(lambda: body(client), special, 20)
+        eventually(lambda: list(client.nthreads()), [address], 10)
+    assert needy == {owner}
+    assert others == {owner, other}
 
 
 def test_attempts_on_the_cluster(dask_address: str, tmp_path: Path) -> None:
@@ -698,6 +707,27 @@ def test_flows_with_other_runners_run_in_tasks(dask_address: str) -> None:
     assert here != os.getpid()
     assert threads == [here, here]
     assert os.getpid() not in workers
+
+
+def test_a_temporary_cluster_in_a_worker(dask_address: str) -> None:
+    """Dask's worker processes may have no children: so it is one of threads."""
+
+    @flow
+    def inner(n: int) -> int:
+        return pid.submit().result()
+
+    @task
+    def outer(processes: bool) -> Any:
+        runner = DaskTaskRunner(cluster_kwargs={**SMALL, "processes": processes})
+        return os.getpid(), inner.with_options(task_runner=runner)(1)
+
+    def body() -> Any:
+        return outer.submit(False).result(), outer.submit(True).exception()
+
+    (here, there), error = in_flow(body, dask_address)
+    assert here == there != os.getpid()
+    assert type(error) is RuntimeError
+    assert "A temporary Dask cluster cannot be started here: this is a worker process" in str(error)
 
 
 def test_a_dask_flow_in_a_flow_on_threads(dask_address: str) -> None:

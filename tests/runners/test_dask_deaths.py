@@ -8,8 +8,6 @@ import logging
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +21,7 @@ from test_dask import SMALL, eventually, in_flow, pid, total
 from test_process_records import record
 from test_processes import within
 
-from dask_clusters import running_cluster
+from dask_clusters import another_worker, running_cluster
 from penstock import get_run_logger, task, unmapped
 from penstock.exceptions import CancelledRun, CrashedRun, TaskRunTimeoutError, WorkerLost
 from penstock.task_runners import DaskTaskRunner
@@ -286,18 +284,6 @@ def test_a_task_is_lost_with_the_tasks_below_it(address: str, tmp_path: Path) ->
         assert Counter(bodies.lines(file))["outer"] == 1
 
 
-WORKER_WITHOUT_NANNY = """
-import asyncio, sys
-from distributed import Worker
-
-async def main():
-    async with Worker(sys.argv[1], nthreads=1, dashboard_address="127.0.0.1:0") as worker:
-        await worker.finished()
-
-asyncio.run(main())
-"""
-
-
 def test_the_last_worker_dies_and_nobody_replaces_it(tmp_path: Path) -> None:
     """What it was executing is over at once; what has not begun waits for a worker that may come."""
     file = str(tmp_path / "pids")
@@ -307,31 +293,18 @@ def test_the_last_worker_dies_and_nobody_replaces_it(tmp_path: Path) -> None:
         bodies.append(file, os.getpid())
         time.sleep(bodies.FOREVER)
 
-    def body(start: Callable[[], None]) -> Any:
-        running, waiting = work.submit(), pid.submit()
-        assert bodies.wait_for_file(file)
-        (worker,) = bodies.lines(file)
-        os.kill(int(worker), signal.SIGKILL)
-        running.wait(3)
+    def body(address: str) -> Any:
+        with another_worker(address) as worker:
+            running, waiting = work.submit(), pid.submit()
+            eventually(lambda: bodies.lines(file), [str(worker)], 10)
+            os.kill(worker, signal.SIGKILL)
+            running.wait(3)
         state = running.state.type
-        start()
-        return state, running.exception(0), waiting.result(8) != int(worker)
+        with another_worker(address) as worker:
+            return state, running.exception(0), waiting.result(8) == worker
 
-    with running_cluster(n_workers=0) as cluster:
-        workers: list[subprocess.Popen[bytes]] = []
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-
-        def start() -> None:
-            command = [sys.executable, "-c", WORKER_WITHOUT_NANNY, cluster]
-            workers.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment))
-
-        start()
-        try:
-            state, error, went_on = in_flow(lambda: body(start), cluster, 20)
-        finally:
-            for worker in workers:
-                worker.kill()
-                worker.wait()
+    with running_cluster(n_workers=0) as address:
+        state, error, went_on = in_flow(lambda: body(address), address, 20)
     assert (state, type(error), went_on) == ("CRASHED", WorkerLost, True)
 
 
@@ -347,7 +320,7 @@ def test_the_scheduler_dies(tmp_path: Path) -> None:
 
     def body() -> Any:
         futures = work.map(range(1000))
-        assert bodies.wait_for_file(file)
+        eventually(lambda: len(bodies.lines(file)), 1, 10)
         os.kill(int(bodies.lines(file)[0]), signal.SIGKILL)
         futures.wait(8)
         return {future.state.type for future in futures}

@@ -281,9 +281,12 @@ def test_flows_one_after_another_leave_nothing_behind(start: Start, boxes: Path)
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 
-def test_lines_are_shown_once(start: Start) -> None:
+@pytest.mark.parametrize("processes", [True, False])
+def test_lines_are_shown_once(start: Start, processes: bool) -> None:
     program = start(
-        """
+        f"""
+        runner = DaskTaskRunner(cluster_kwargs={{"n_workers": 1, "threads_per_worker": 1, "processes": {processes}}})
+
         @task(log_prints=True)
         def work():
             get_run_logger().warning("first line")
@@ -291,7 +294,7 @@ def test_lines_are_shown_once(start: Start) -> None:
             return 1
 
         if __name__ == "__main__":
-            say(flow(task_runner=dask(1))(lambda: work.submit().result())())
+            say(flow(task_runner=runner)(lambda: work.submit().result())())
         """,
     )
     assert check(program) == 1

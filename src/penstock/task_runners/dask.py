@@ -21,7 +21,6 @@ from concurrent.futures import wait
 from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import replace
-from multiprocessing import resource_tracker
 from typing import Any, cast
 
 import distributed
@@ -34,7 +33,7 @@ from penstock._core.serial import Packed
 from penstock.exceptions import WorkerLost, keep_own_pickling
 from penstock.task_runners import outpost
 from penstock.task_runners.base import Call, Capabilities, TaskRunner, here
-from penstock.task_runners.guard import hidden_input, require_main_guard
+from penstock.task_runners.guard import deaf_to_interrupts, hidden_input, require_children, require_main_guard
 from penstock.task_runners.remote import Cluster, ClusterTaskRunner, NoWorkerYet, Shipment
 from penstock.task_runners.versions import compare_versions
 from penstock.task_runners.worker import die_with_parent
@@ -182,8 +181,7 @@ class DaskCluster(Cluster):
         target: Any = runner.address or runner.cluster or self._make_cluster()
         if runner.adapt_kwargs:
             target.adapt(**runner.adapt_kwargs)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", VersionMismatchWarning)  # said below, in one sentence
+        with _without_mismatch_warning():  # it is said below, in one sentence
             client: Any = distributed.Client(target, **{"set_as_default": False, **runner.client_kwargs})
         self._exits.enter_context(client)
         if runner.address or runner.cluster:
@@ -199,10 +197,13 @@ class DaskCluster(Cluster):
         if make is distributed.LocalCluster:
             make = TemporaryCluster
         is_local = isinstance(make, type) and issubclass(make, distributed.LocalCluster)
-        require_main_guard("DaskTaskRunner()", only_in_workers=not is_local or not given.get("processes", True))
+        makes_processes = is_local and given.get("processes", True)
+        require_main_guard("DaskTaskRunner()", only_in_workers=not makes_processes)
+        if makes_processes:
+            require_children("A temporary Dask cluster")
         self._exits.enter_context(hidden_input())
         self._exits.enter_context(_quiet)
-        with _deaf_to_interrupts():
+        with deaf_to_interrupts():
             cluster = self._exits.enter_context(make(**(_without_dashboard(given) if is_local else given)))
         self._own = cluster if isinstance(cluster, TemporaryCluster) else None
         return cluster
@@ -363,6 +364,18 @@ class DaskCluster(Cluster):
         return box
 
 
+@contextlib.contextmanager
+def _without_mismatch_warning() -> Iterator[None]:
+    """Not `catch_warnings`: at its end it also takes away, or brings back, what other threads have set meanwhile."""
+    ours = ("ignore", None, VersionMismatchWarning, None, 0)
+    warnings.filters.insert(0, ours)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            warnings.filters.remove(ours)  # type: ignore[attr-defined]
+
+
 def _connected(client: Any) -> Any:
     """A worker has one client, which another thread may have just begun to connect."""
     deadline = time.monotonic() + _PATIENCE
@@ -413,20 +426,6 @@ def _without_dashboard(given: dict[str, Any]) -> dict[str, Any]:
         return given
     scheduler = {"dashboard_address": "127.0.0.1:0", **(given.get("scheduler_kwargs") or {})}  # it listens all the same
     return {**given, "dashboard_address": None, "scheduler_kwargs": scheduler}
-
-
-@contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches all processes of a terminal. Workers, whose ends would be losses, leave it to this one.
-
-    What a thread blocks, the threads and processes that it starts do, too: also workers that are started again.
-    """
-    resource_tracker.ensure_running()  # which would unblock it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Quiet:

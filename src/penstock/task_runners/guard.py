@@ -1,14 +1,16 @@
-"""Scripts without the main guard, where workers would run the script again to begin with."""
+"""Before multiprocessing starts workers: scripts without the main guard, which they would run again; Ctrl-C."""
 
 from __future__ import annotations
 
 import ast
 import multiprocessing.process
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any
 
@@ -33,6 +35,15 @@ def require_main_guard(name: str, *, only_in_workers: bool = False) -> None:
             raise RuntimeError(_MESSAGE.format(name=name, line=line))
 
 
+def require_children(name: str) -> None:
+    """Raise `RuntimeError` if this is a process that multiprocessing does not allow to start others."""
+    if multiprocessing.process.current_process().daemon:
+        raise RuntimeError(
+            f"{name} cannot be started here: this is a worker process, which may not start others. Use the cluster "
+            "that there is (`address=...`), or threads (`cluster_kwargs={'processes': False}`)"
+        )
+
+
 @contextmanager
 def hidden_input() -> Iterator[None]:
     """Workers would look for the file "<stdin>" if the main program comes from standard input."""
@@ -46,6 +57,20 @@ def hidden_input() -> Iterator[None]:
         yield
     finally:
         main.__file__ = path
+
+
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal. Workers, whose ends would be losses, leave it to this one.
+
+    What a thread blocks, the threads and processes that it starts do, too: also workers that are started again.
+    """
+    resource_tracker.ensure_running()  # which would unblock it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _main_frame() -> FrameType | None:
