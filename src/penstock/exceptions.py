@@ -33,6 +33,7 @@ __all__ = [
     "ParameterTypeError",
     "PenstockError",
     "ReservedArgumentError",
+    "ResultCorrupt",
     "ResumeError",
     "SerializationError",
     "SignatureMismatchError",
@@ -196,6 +197,18 @@ class ResumeError(PenstockError):
 
 class ConfigurationError(PenstockError, ValueError):
     """A setting or an option has a value that cannot be used."""
+
+
+class ResultCorrupt(PenstockError):
+    """A kept value is not what was kept there, so nothing of it was looked at; it counts as absent.
+
+    `place` says where it is (address, key or file), `why` what is wrong with it.
+    """
+
+    def __init__(self, place: str = "", why: str = "") -> None:
+        super().__init__(": ".join(part for part in (place, why) if part))
+        self.place = place
+        self.why = why
 
 
 class StoreUnavailable(PenstockError):

@@ -51,6 +51,7 @@ BASES: dict[str, tuple[type[BaseException], ...]] = {
     "SerializationError": (PenstockError,),
     "ResumeError": (PenstockError,),
     "ConfigurationError": (PenstockError, ValueError),
+    "ResultCorrupt": (PenstockError,),
     "StoreUnavailable": (PenstockError,),
     "InternalError": (PenstockError,),
     "TerminationSignal": (BaseException,),
