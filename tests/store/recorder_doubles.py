@@ -24,7 +24,7 @@ class Run:
     def __init__(self, row: RunRow) -> None:
         self.ticket: Ticket | None = None
         self.lock = threading.Lock()
-        self.unstarted = False
+        self.unstarted = self.power = False
         self.row = row
         self.snapshots = 0
 
@@ -46,18 +46,22 @@ class Store(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.batches: list[Batch] = []
+        self.powers: list[bool] = []
+        self.writers: list[int] = []
         self.error: Exception | None = None
         self.may_write = threading.Event()
         self.may_write.set()
         self.offers = 0
         self.closed = False
 
-    def write(self, batch: Batch, *, patience: float = 1.0) -> None:
+    def write(self, batch: Batch, *, patience: float = 1.0, power: bool = False) -> None:
         self.offers += 1
         assert self.may_write.wait(10)
         if self.error is not None:
             raise self.error
         self.batches.append(batch)
+        self.powers.append(power)
+        self.writers.append(threading.get_ident())
         super().write(batch)
 
     def close(self) -> None:

@@ -53,13 +53,14 @@ def test_sqlite_tables_have_the_columns_of_the_rows(tmp_path: Path) -> None:
     from penstock.store import base
 
     with closing(SQLiteStore(tmp_path)) as store:
-        store.write(base.Batch([run_row(1)], [], [], []))
+        store.write(base.Batch([run_row(1)], [], [], [], []))
         with closing(sqlite3.connect(tmp_path / "penstock.db")) as connection:
             for table, row in (
                 ("runs", base.RunRow),
                 ("earlier_attempts", base.AttemptRow),
                 ("attempts", base.AttemptRow),
                 ("edges", base.EdgeRow),
+                ("results", base.ResultRow),
             ):
                 columns = [column[1] for column in connection.execute(f"PRAGMA table_info({table})")]
                 assert tuple(columns) == row._fields

@@ -89,7 +89,7 @@ def recorded(home: Path) -> int:
 
 def make_store(home: Path) -> None:
     with closing(SQLiteStore(home)) as store:
-        store.write(Batch([run_row(7)], [], [], []))
+        store.write(Batch([run_row(7)], [], [], [], []))
 
 
 def test_read_only(home: Path) -> None:

@@ -346,7 +346,7 @@ def test_a_barrier_waits_for_a_store_that_is_only_slow(
     monkeypatch.setattr(recorder_module, "CHUNK", 1)
     write = store.write
 
-    def write_slowly(batch: Batch, *, patience: float = 1.0) -> None:
+    def write_slowly(batch: Batch, *, patience: float = 1.0, power: bool = False) -> None:
         threading.Event().wait(0.02)
         write(batch)
 

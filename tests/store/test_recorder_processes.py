@@ -124,7 +124,7 @@ SCRIPT = """
 
     class Run:
         ticket = None
-        unstarted = False
+        unstarted = power = False
         def __init__(self, row):
             self.row = row
         def taken(self, ticket):

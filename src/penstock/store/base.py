@@ -6,6 +6,7 @@ since the epoch, ids 32 hexadecimal digits. A row describes a run completely: wr
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from penstock.exceptions import StoreUnavailable
@@ -17,6 +18,10 @@ class StoreLocked(StoreUnavailable):
 
 class StoreMissing(StoreUnavailable):
     """Nothing was ever recorded there."""
+
+
+class OwnerDeclaredDead(StoreUnavailable):
+    """The runs were recorded as crashed because their process seemed dead: its records come too late."""
 
 
 class RunRow(NamedTuple):
@@ -48,6 +53,12 @@ class RunRow(NamedTuple):
     tags: str = "[]"  # JSON array
     version: str | None = None
     info: str | None = None  # JSON object with further facts: host and pid of a root run, ...
+    owner: str | None = None  # root runs: token of the process that owns it
+    resumed_from: str | None = None  # root runs: the run whose work this one goes on with
+    position: str | None = None  # where the run is in its root run's tree, the same in every life; if it is kept
+    result_key: str | None = None  # where its value is kept; None: it is not
+    result_storage: str | None = None  # the storage that holds it; None: this store
+    code: str | None = None  # digest of the task's code; if the value is kept
 
 
 class AttemptRow(NamedTuple):
@@ -82,6 +93,31 @@ class LogRow(NamedTuple):
     message: str
 
 
+class ResultRow(NamedTuple):
+    """A kept value. Several may answer to one cache key: the one that was created last does."""
+
+    address: str  # id of the run that made it
+    cache_key: str | None
+    task_key: str  # identity of the task
+    created: float
+    expires: float | None
+    size: int  # bytes of the sealed value
+    path: str | None  # name of the file that holds it, in the directory of large results
+    sealed: bytes | None  # the value itself, with header and digest; None if it is in the file
+
+
+class KeptRow(NamedTuple):
+    """Of a completed run, what is needed to find its value and to decide whether that may be used again."""
+
+    position: str | None
+    result_key: str
+    result_storage: str | None
+    name: str
+    key: str
+    code: str | None
+    root_id: str
+
+
 class Batch(NamedTuple):
     """Rows that are written together: all of them or none."""
 
@@ -89,14 +125,15 @@ class Batch(NamedTuple):
     attempts: list[AttemptRow]
     edges: list[EdgeRow]
     logs: list[LogRow]
+    results: list[ResultRow]
 
     @classmethod
     def empty(cls) -> Batch:
-        return cls([], [], [], [])
+        return cls([], [], [], [], [])
 
     @property
     def size(self) -> int:
-        return len(self.runs) + len(self.attempts) + len(self.edges) + len(self.logs)
+        return sum(len(rows) for rows in self)
 
 
 class StateCount(NamedTuple):
@@ -159,6 +196,42 @@ class Reader(Protocol):
         """Return the last `limit` lines of this run and of every run below it, oldest first."""
         ...
 
+    def result(self, address: str) -> ResultRow | None:
+        """Return the kept value with this address. Whether it has expired is for the caller to see."""
+        ...
+
+    def cached(self, cache_key: str) -> ResultRow | None:
+        """Return the value that answers to this cache key: of several the one created last."""
+        ...
+
+    def results_of(self, task_key: str, *, limit: int = 20) -> list[ResultRow]:
+        """Return the values of a task, latest first."""
+        ...
+
+    def kept(self, root_ids: Sequence[str]) -> Iterable[KeptRow]:
+        """Return the completed runs in the trees of these root runs, themselves included, that have a kept value."""
+        ...
+
+    def not_kept(self, root_ids: Sequence[str]) -> dict[str, int]:
+        """Count the completed task runs in these trees whose value is not kept, by name of the task."""
+        ...
+
+    def lost(self, root_ids: Sequence[str], now: float) -> dict[str, int]:
+        """Count the completed runs in these trees whose value, kept in this store, is gone or has expired, by name."""
+        ...
+
+    def lives(self, run_id: str) -> list[RunRow]:
+        """Return the run, those it goes on from, and those that went on from one of these, latest first."""
+        ...
+
+    def unfinished(self, owner: str | None = None) -> list[RunRow]:
+        """Return the root runs that have not ended, of this owner or of all, latest first."""
+        ...
+
+    def owners(self) -> list[str]:
+        """Return the owners of root runs that have not ended."""
+        ...
+
     def close(self) -> None:
         """Let go of the store. Further calls are errors, apart from `close`."""
         ...
@@ -172,11 +245,33 @@ class Store(Reader, Protocol):
         """Grows when the store had to start afresh, because somebody deleted or replaced it."""
         ...
 
-    def write(self, batch: Batch, *, patience: float = 1.0) -> None:
-        """Store `batch` in one transaction: it is committed when this returns.
+    def write(self, batch: Batch, *, patience: float = 1.0, power: bool = False) -> None:
+        """Store `batch` in one transaction: it is committed when this returns. With `power`, it survives a power cut.
 
-        A run row replaces the one with its id; attempts and edges that are already there are ignored.
-        Called by one thread at a time. Waits at most `patience` seconds for other processes, then raises
-        `StoreLocked`; raises `StoreUnavailable` for everything else that stands in the way.
+        A run row replaces the one with its id, unless that run has ended and the new row says that it has not.
+        A result replaces the one with its address; attempts and edges that are already there are ignored.
+        Thread-safe. Waits at most `patience` seconds for other processes, then raises `StoreLocked`; raises
+        `OwnerDeclaredDead` if the rows belong to an owner that is dead by record, and `StoreUnavailable` for
+        everything else that stands in the way.
         """
+        ...
+
+    def declare_dead(self, owner: str, now: float, message: str, *, patience: float = 1.0) -> list[str]:
+        """Record that all unfinished runs in the trees of this owner's root runs crashed, in one transaction.
+
+        Returns the ids of the root runs that changed: none the second time. Rows that the owner writes later
+        are refused. Waits and raises like `write`.
+        """
+        ...
+
+    def claim(self, row: RunRow, lives: Sequence[str], *, patience: float = 1.0) -> RunRow | None:
+        """Store the root run `row`, which goes on from one of `lives`; or return the run that already does.
+
+        That is one with `resumed_from` in `lives` that has not ended, or has completed. Of two processes that
+        ask at the same time one gets the other's row. Waits and raises like `write`.
+        """
+        ...
+
+    def drop_results(self, addresses: Sequence[str], *, patience: float = 1.0) -> None:
+        """Forget these kept values; the files of large ones are the caller's. Waits and raises like `write`."""
         ...

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from threading import Lock
 
-from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, RunRow, StateCount
+from penstock.store.base import (
+    AttemptRow,
+    Batch,
+    EdgeRow,
+    KeptRow,
+    LogRow,
+    OwnerDeclaredDead,
+    ResultRow,
+    RunRow,
+    StateCount,
+)
 from penstock.store.text import id_prefix
 
 
@@ -20,15 +31,48 @@ class MemoryStore:
         self._attempts: dict[tuple[str, int], AttemptRow] = {}
         self._edges: dict[tuple[str, str, str], EdgeRow] = {}
         self._logs: list[LogRow] = []
+        self._results: dict[str, ResultRow] = {}
+        self._dead: set[str | None] = set()  # owners
 
-    def write(self, batch: Batch, *, patience: float = 1.0) -> None:
+    def write(self, batch: Batch, *, patience: float = 1.0, power: bool = False) -> None:
         with self._lock:
-            self._runs.update((row.id, row) for row in batch.runs)
+            self._refuse_the_dead(batch)
+            for row in batch.runs:
+                self._put(row)
             for attempt in batch.attempts:
                 self._attempts.setdefault((attempt.run_id, attempt.number), attempt)
             for edge in batch.edges:
                 self._edges.setdefault((edge.downstream_id, edge.upstream_id, edge.kind), edge)
             self._logs += batch.logs
+            self._results.update((row.address, row) for row in batch.results)
+
+    def declare_dead(self, owner: str, now: float, message: str, *, patience: float = 1.0) -> list[str]:
+        changed = [row.id for row in reversed(self.unfinished(owner))]
+        ids = set[str]().union(*map(self._ids, changed))
+        with self._lock:
+            self._dead.add(owner)
+            for row in [self._runs[run_id] for run_id in ids]:
+                if row.ended is None:
+                    self._runs[row.id] = _crashed(row, now, message)
+        return changed
+
+    def claim(self, row: RunRow, lives: Sequence[str], *, patience: float = 1.0) -> RunRow | None:
+        with self._lock:
+            taken = [
+                other
+                for other in self._runs.values()
+                if other.resumed_from in lives
+                and other.parent_id is None
+                and (other.ended is None or other.status == "COMPLETED")
+            ]
+            if not taken:
+                self._put(row)
+        return max(taken, key=_creation, default=None)
+
+    def drop_results(self, addresses: Sequence[str], *, patience: float = 1.0) -> None:
+        with self._lock:
+            for address in addresses:
+                self._results.pop(address, None)
 
     def get(self, run_id: str) -> RunRow | None:
         return self._runs.get(run_id)
@@ -99,8 +143,76 @@ class MemoryStore:
             found = [row for row in self._logs if row.run_id in ids]
         return found[max(0, len(found) - limit) :]
 
+    def result(self, address: str) -> ResultRow | None:
+        return self._results.get(address)
+
+    def cached(self, cache_key: str) -> ResultRow | None:
+        with self._lock:
+            found = [row for row in self._results.values() if row.cache_key == cache_key]
+        return max(found, key=_result_creation, default=None)
+
+    def results_of(self, task_key: str, *, limit: int = 20) -> list[ResultRow]:
+        with self._lock:
+            found = [row for row in self._results.values() if row.task_key == task_key]
+        return sorted(found, key=_result_creation, reverse=True)[:limit]
+
+    def kept(self, root_ids: Sequence[str]) -> list[KeptRow]:
+        return [
+            KeptRow(row.position, row.result_key, row.result_storage, row.name, row.key, row.code, row.root_id)
+            for root_id in root_ids
+            for row in self._all()
+            if row.root_id == root_id and row.result_key is not None and row.status == "COMPLETED"
+        ]
+
+    def not_kept(self, root_ids: Sequence[str]) -> dict[str, int]:
+        ids = set[str]().union(*map(self._ids, root_ids))
+        return Counter(
+            row.name
+            for row in self._all()
+            if row.id in ids and row.kind == "task" and row.status == "COMPLETED" and row.result_key is None
+        )
+
+    def lost(self, root_ids: Sequence[str], now: float) -> dict[str, int]:
+        ids = set[str]().union(*map(self._ids, root_ids))
+        return Counter(
+            row.name
+            for row in self._all()
+            if row.id in ids and row.status == "COMPLETED" and row.result_key is not None and row.result_storage is None
+            if (result := self.result(row.result_key)) is None or (result.expires is not None and result.expires <= now)
+        )
+
+    def lives(self, run_id: str) -> list[RunRow]:
+        found: dict[str, RunRow] = {}
+        fresh = [row for row in self._all() if row.id == run_id]
+        while fresh:
+            found.update((row.id, row) for row in fresh)
+            origins = {row.resumed_from for row in found.values()}
+            related = [row for row in self._all() if row.id in origins or row.resumed_from in found]
+            fresh = [row for row in related if row.id not in found]
+        return sorted(found.values(), key=_creation, reverse=True)
+
+    def unfinished(self, owner: str | None = None) -> list[RunRow]:
+        found = [
+            row for row in self._all() if row.parent_id is None and row.ended is None and owner in (None, row.owner)
+        ]
+        return sorted(found, key=_creation, reverse=True)
+
+    def owners(self) -> list[str]:
+        return sorted({row.owner for row in self.unfinished() if row.owner is not None})
+
     def close(self) -> None:
         """Nothing to let go of: the records stay readable as long as the object lives."""
+
+    def _put(self, row: RunRow) -> None:
+        before = self._runs.get(row.id)
+        if before is None or before.ended is None or row.ended is not None:
+            self._runs[row.id] = row
+
+    def _refuse_the_dead(self, batch: Batch) -> None:
+        if self._dead:
+            roots = [self._runs.get(row.root_id, row) for row in batch.runs]
+            if found := {row.owner for row in (*batch.runs, *roots)} & self._dead:
+                raise OwnerDeclaredDead(f"the process that owns these runs is dead by record (owner {found.pop()})")
 
     def _all(self) -> list[RunRow]:
         with self._lock:
@@ -121,6 +233,15 @@ class MemoryStore:
 
 def _creation(row: RunRow) -> tuple[float, str]:
     return row.created, row.id
+
+
+def _result_creation(row: ResultRow) -> tuple[float, str]:
+    return row.created, row.address
+
+
+def _crashed(row: RunRow, now: float, message: str) -> RunRow:
+    error_type = "CrashedRun" if row.kind == "flow" else row.error_type
+    return row._replace(status="CRASHED", state_name="Crashed", ended=now, message=message, error_type=error_type)
 
 
 def _latest_attempt(row: RunRow) -> AttemptRow:

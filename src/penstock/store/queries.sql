@@ -79,3 +79,64 @@ WITH RECURSIVE tree (id) AS (
     SELECT logs.* FROM tree JOIN logs ON logs.run_id = tree.id ORDER BY logs.seq DESC LIMIT :limit
 )
 SELECT run_id, time, level, logger, message FROM latest ORDER BY seq;
+
+-- name: result
+SELECT * FROM results WHERE address = :address;
+
+-- name: cached
+SELECT * FROM results WHERE cache_key = :cache_key ORDER BY created DESC, address DESC LIMIT 1;
+
+-- name: results_of
+SELECT * FROM results WHERE task_key = :task_key ORDER BY created DESC, address DESC LIMIT :limit;
+
+-- name: kept
+SELECT MAX(place), json_group_array(json_array(position, result_key, result_storage, name, key, code, root_id))
+FROM (
+    SELECT rowid AS place, * FROM runs
+    WHERE root_id = :root_id AND result_key IS NOT NULL AND status = 'COMPLETED' AND rowid > :place
+    ORDER BY rowid LIMIT :limit
+);
+
+-- name: not_kept
+WITH RECURSIVE tree (id) AS (
+    SELECT value FROM json_each(:roots)
+    UNION
+    SELECT runs.id FROM runs JOIN tree ON runs.parent_id = tree.id
+)
+SELECT runs.name, COUNT(*) FROM tree JOIN runs ON runs.id = tree.id
+WHERE runs.kind = 'task' AND runs.status = 'COMPLETED' AND runs.result_key IS NULL
+GROUP BY runs.name ORDER BY runs.name;
+
+-- name: lost
+-- Completed runs whose value was kept in this store and is not there any more, or is not to be used any more.
+WITH RECURSIVE tree (id) AS (
+    SELECT value FROM json_each(:roots)
+    UNION
+    SELECT runs.id FROM runs JOIN tree ON runs.parent_id = tree.id
+)
+SELECT runs.name, COUNT(*) FROM tree
+JOIN runs ON runs.id = tree.id
+LEFT JOIN results ON results.address = runs.result_key
+WHERE runs.status = 'COMPLETED' AND runs.result_key IS NOT NULL AND runs.result_storage IS NULL
+  AND (results.address IS NULL OR results.expires <= :now)
+GROUP BY runs.name ORDER BY runs.name;
+
+-- name: lives
+-- Up and down the chain: a run goes on from one, and several may go on from it.
+WITH RECURSIVE lives (id, origin) AS (
+    SELECT id, resumed_from FROM runs WHERE id = :run_id
+    UNION
+    SELECT runs.id, runs.resumed_from FROM lives JOIN runs ON runs.id = lives.origin
+    UNION
+    SELECT runs.id, runs.resumed_from FROM lives JOIN runs ON runs.resumed_from = lives.id
+)
+SELECT runs.* FROM lives JOIN runs ON runs.id = lives.id ORDER BY runs.created DESC, runs.id DESC;
+
+-- name: unfinished
+SELECT * FROM runs
+WHERE parent_id IS NULL AND ended IS NULL AND (:owner IS NULL OR owner = :owner)
+ORDER BY created DESC, id DESC;
+
+-- name: owners
+SELECT DISTINCT owner FROM runs
+WHERE parent_id IS NULL AND ended IS NULL AND owner IS NOT NULL ORDER BY owner;

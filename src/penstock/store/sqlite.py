@@ -2,68 +2,97 @@
 
 Rules that the code keeps, each for a reason that is not visible in it:
 
-* One writing connection per process, one thread at a time. Every transaction starts with BEGIN IMMEDIATE: one
-  that reads first and then wants to write can fail at once, whatever the busy timeout.
+* One writing connection per process and store object, one thread at a time. Every transaction starts with BEGIN
+  IMMEDIATE: one that reads first and then wants to write can fail at once, whatever the busy timeout.
 * Writing and checkpointing happen under a lock file. SQLite before 3.51.3 can lose or corrupt data when two
   checkpoints race with a commit, and most machines have such a version. Hence no automatic checkpoints.
-* Nothing else in this process may open the database file: closing any descriptor of it drops the POSIX locks
-  that SQLite holds. `os.stat` is fine.
-* Many rows per statement. The sqlite3 module gives the GIL away and takes it back for every row of an
-  `executemany`, and next to a busy thread each taking costs up to 5 ms.
+* Nothing else in this process may open the database file: see `files`.
+* Few statements per transaction: each is a chance to lose the GIL, and next to a busy thread taking it back costs
+  up to 5 ms.
 * Files are made with mode 0600 before SQLite sees them; it gives the same mode to its -wal and -shm files.
+
+The size of the write-ahead log. It can begin anew only when no reader uses it, so no reader of ours keeps a snapshot
+for longer than `LONGEST_READ`. A log beyond `LARGE_LOG` is begun anew as soon as its readers have finished, and beyond
+`HUGE_LOG` writers wait for them, for a little longer than that. Against a foreign reader that keeps a
+snapshot for longer there is no remedy in SQLite: the log grows as long as that lasts, which a warning says.
 
 `sqlite3` is imported where it is used: importing penstock must not load it.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
+from _thread import LockType
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from functools import cache, lru_cache
-from itertools import chain
+from contextlib import AbstractContextManager, contextmanager
+from logging import getLogger
 from threading import Lock
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock.exceptions import StoreUnavailable
 from penstock.store.base import (
     AttemptRow,
     Batch,
     EdgeRow,
+    KeptRow,
     LogRow,
+    OwnerDeclaredDead,
+    ResultRow,
     RunRow,
     StateCount,
     StoreLocked,
-    StoreMissing,
 )
 from penstock.store.filelock import held
+from penstock.store.files import LOCK, Opened, database_in, log_of, remove_log, size_of, sync_names
+from penstock.store.inserting import clean, insert_batch
+from penstock.store.lastcommit import LastCommit, remove_note
+from penstock.store.opening import (
+    SCHEMA_VERSION,
+    as_unavailable,
+    connect_reading,
+    connect_writing,
+    known_version,
+    let_go,
+    set_timeout,
+    statements,
+)
 from penstock.store.text import id_prefix
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-DATABASE = "penstock.db"
-LOCK = "penstock.lock"
-SCHEMA_VERSION = 1
 CHECKPOINT_ROWS = 10_000  # rows after which the write-ahead log is moved into the database
-LARGE_WAL = 32 * 2**20  # bytes beyond which a checkpoint also waits for readers, to start the log anew
-LONGEST_TEXT = 1_000_000  # characters; longer values are cut if a batch needs cleaning
-ROWS_PER_STATEMENT = 1024
+GROWTH = 4 * 2**20  # bytes by which the log may grow before that
+LOOK_ROWS = 64  # rows after which it is worth a look at the size of the log
+LARGE_LOG = 32 * 2**20  # bytes beyond which a checkpoint also waits for readers, to begin the log anew
+HUGE_LOG = 48 * 2**20  # bytes beyond which it waits for as long as a reader of ours can take
+ALLOWED_LOG = 64 * 2**20  # bytes beyond which somebody must be told
+LONGEST_READ = 1.0  # seconds for which a reader may keep a snapshot
+SHORT_WAIT, LONG_WAIT = 0.05, 2 * LONGEST_READ + 0.2  # seconds for readers to finish, and for those who came since
+READ_TRIES = 3
+PAGE = 10_000  # rows that are read in one snapshot where there may be many
+FORGET_THE_DEAD = 7 * 86400.0  # seconds after which a process that seemed dead is dead
 
+_logger = getLogger("penstock.store")
 _Row = TypeVar("_Row")
-_Values = Sequence[object]
 
 
 class SQLiteReader:
-    """Reads the store in `home`, which others may be writing. Never creates or changes it. Thread-safe."""
+    """Reads the store in `home`, which others may be writing. Never creates or changes it. Thread-safe.
+
+    Reads stores of older versions as they are.
+    """
 
     def __init__(self, home: str | os.PathLike[str]) -> None:
-        self._path = os.path.join(os.path.abspath(home), DATABASE)
+        self._path = database_in(home)
         self._reading = Lock()
         self._connection: Connection | None = None
-        self._opened = _Opened.nothing()
+        self._opened = Opened.nothing()
+        self._version = SCHEMA_VERSION
+        self._deadline = 0.0
 
     def get(self, run_id: str) -> RunRow | None:
         rows = self._query("get", RunRow._make, run_id=run_id)
@@ -72,7 +101,7 @@ class SQLiteReader:
     def find(self, text: str, *, limit: int = 10) -> list[RunRow]:
         if text == "@last":
             return self._query("last", RunRow._make)
-        return self._find_by_id(id_prefix(text), limit) or self._query("by_name", RunRow._make, text=_clean(text))
+        return self._find_by_id(id_prefix(text), limit) or self._query("by_name", RunRow._make, text=clean(text))
 
     def _find_by_id(self, prefix: str, limit: int) -> list[RunRow]:
         if not prefix:
@@ -114,66 +143,208 @@ class SQLiteReader:
     def logs(self, run_id: str, *, limit: int = 1000) -> list[LogRow]:
         return self._query("logs", LogRow._make, run_id=run_id, limit=limit)
 
+    def result(self, address: str) -> ResultRow | None:
+        rows = self._query("result", ResultRow._make, address=address)
+        return rows[0] if rows else None
+
+    def cached(self, cache_key: str) -> ResultRow | None:
+        rows = self._query("cached", ResultRow._make, cache_key=cache_key)
+        return rows[0] if rows else None
+
+    def results_of(self, task_key: str, *, limit: int = 20) -> list[ResultRow]:
+        return self._query("results_of", ResultRow._make, task_key=task_key, limit=limit)
+
+    def kept(self, root_ids: Sequence[str]) -> Iterator[KeptRow]:
+        """As `Reader.kept`. Reads page by page: a snapshot of 100,000 rows would last too long."""
+        for root_id in root_ids:
+            yield from self._kept_of(root_id)
+
+    def _kept_of(self, root_id: str) -> Iterator[KeptRow]:
+        place = 0
+        while place is not None:
+            # One value for all rows: each row that SQLite hands out is a chance to lose the GIL.
+            [(place, rows)] = self._query("kept", tuple, root_id=root_id, place=place, limit=PAGE)
+            yield from map(KeptRow._make, json.loads(rows))
+
+    def not_kept(self, root_ids: Sequence[str]) -> dict[str, int]:
+        return dict(self._query("not_kept", tuple, roots=json.dumps(root_ids)))
+
+    def lost(self, root_ids: Sequence[str], now: float) -> dict[str, int]:
+        return dict(self._query("lost", tuple, roots=json.dumps(root_ids), now=now))
+
+    def lives(self, run_id: str) -> list[RunRow]:
+        return self._query("lives", RunRow._make, run_id=run_id)
+
+    def unfinished(self, owner: str | None = None) -> list[RunRow]:
+        return self._query("unfinished", RunRow._make, owner=owner)
+
+    def owners(self) -> list[str]:
+        return [owner for (owner,) in self._query("owners", tuple)]
+
     def close(self) -> None:
         with self._reading:
             self._disconnect()
 
     def _query(self, name: str, make: Callable[[Any], _Row], /, **parameters: object) -> list[_Row]:
+        return [make(row) for row in self.ask(statements("queries.sql")[name], parameters)]
+
+    def ask(self, statement: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
+        """Return the rows that answer a statement; for queries that are not among those of `Reader`."""
         if self._opened.pid != os.getpid():
             self._reading = Lock()  # a thread of the parent process may have held the old one
-        with self._reading, _as_unavailable(self._path):
-            found = self._connected().execute(queries()[name], parameters).fetchall()
-        return [make(row) for row in found]
+        with self._reading, as_unavailable(self._path):
+            return self._fetched(statement, parameters)
+
+    def _fetched(self, statement: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
+        for _ in range(READ_TRIES):
+            rows = self._fetched_in_time(statement, parameters)
+            if rows is not None:
+                return rows
+        raise StoreUnavailable(
+            f"{self._path}: reading was given up after {READ_TRIES} times {LONGEST_READ:g} seconds: for longer it"
+            " would be in the way of those who write"
+        )
+
+    def _fetched_in_time(self, statement: str, parameters: dict[str, object]) -> list[tuple[Any, ...]] | None:
+        import sqlite3
+
+        connection = self._connected()
+        if self._version < SCHEMA_VERSION:
+            statement = statement.replace(" INDEXED BY root_runs", "")  # a view has no index
+        self._deadline = monotonic() + LONGEST_READ
+        try:
+            rows = []
+            for row in connection.execute(statement, parameters):
+                rows.append(row)
+                if self._too_late():  # handing out rows takes long if other threads are busy
+                    return None
+            return rows
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_INTERRUPT:
+                raise
+            return None
+        finally:
+            if self._version < SCHEMA_VERSION:
+                self._disconnect()  # the store may be brought up to date, which this connection would not see
+
+    def _too_late(self) -> bool:
+        return monotonic() > self._deadline
 
     def _connected(self) -> Connection:
-        if self._connection is None or self._opened != _Opened.now(self._path):
+        if self._connection is None or self._opened != Opened.now(self._path):
             self._disconnect()
-            self._connection = _connect_reading(self._path)
-            self._opened = _Opened.now(self._path)
+            self._connection, self._version = connect_reading(self._path)
+            self._connection.set_progress_handler(self._too_late, 20_000)
+            self._opened = Opened.now(self._path)
         return self._connection
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            _let_go(self._connection, self._opened)
+            let_go(self._connection, self._opened)
             self._connection = None
 
 
 class SQLiteStore(SQLiteReader):
-    """The run store in the directory `home`, which is made at the first write.
+    """The run store in the directory `home`, which is made at the first write. Thread-safe.
 
-    Reading is thread-safe; writing is for one thread at a time. Survives a fork: the child opens its own.
+    Survives a fork: the child opens its own. An older store is brought up to date by the first write.
     """
 
     def __init__(self, home: str | os.PathLike[str]) -> None:
         super().__init__(home)
-        self._lock_path = os.path.join(os.path.dirname(self._path), LOCK)
+        self._home = os.path.dirname(self._path)
+        self._lock_path = os.path.join(self._home, LOCK)
+        self._using = Lock()  # held while the writing connection is used
         self._writer: Connection | None = None
-        self._writing = _Opened.nothing()
+        self._last: LastCommit | None = None
+        self._writing = Opened.nothing()
         self._generation = 0
         self._unchecked = 0  # rows written since the last checkpoint
+        self._unseen = 0  # rows written since the last look at the log
+        self._log_size = 0  # bytes, after the last checkpoint
+        self._wait_from = HUGE_LOG  # bytes from which on it is worth a long wait for readers
+        self._respite = GROWTH  # bytes of growth before the next long wait, should this one be in vain
+        self._complained = False  # about a reader that never ends
+        self._durable = False  # a power cut leaves the names of the files
         self._timeout = -1  # the writing connection's, in milliseconds
+        self._change = -1  # number of the last change by others that we have looked at
+        self._dead = "[]"  # JSON array: owners that are dead by record
 
     @property
     def generation(self) -> int:
         return self._generation
 
-    def write(self, batch: Batch, *, patience: float = 1.0) -> None:
+    def write(self, batch: Batch, *, patience: float = 1.0, power: bool = False) -> None:
+        with self.transaction(patience, power=power, runs=batch.runs) as connection:
+            if self._dead != "[]":
+                _refuse_the_dead(connection, batch, self._path)
+            insert_batch(connection, batch)
+        self._wrote(batch)
+
+    def declare_dead(self, owner: str, now: float, message: str, *, patience: float = 1.0) -> list[str]:
+        orders = statements("orders.sql")
+        facts = {"owner": owner, "now": now, "message": clean(message), "old": now - FORGET_THE_DEAD}
+        with self.transaction(patience) as connection:
+            roots = [root for (root,) in connection.execute(orders["roots_of"], facts)]
+            if roots:
+                connection.execute(orders["crash"], facts)
+            for order in ("bury", "forget_the_dead"):
+                connection.execute(orders[order], facts)
+            self._change = -1  # the list of the dead is another one now
+        return roots
+
+    def claim(self, row: RunRow, lives: Sequence[str], *, patience: float = 1.0) -> RunRow | None:
+        batch = Batch.empty()
+        taken = statements("orders.sql")["taken"]
+        with self.transaction(patience, runs=batch.runs) as connection:
+            found = connection.execute(taken, {"lives": json.dumps(lives)}).fetchone()
+            if found is None:
+                batch.runs.append(row)
+                insert_batch(connection, batch)
+        return None if found is None else RunRow._make(found)
+
+    def drop_results(self, addresses: Sequence[str], *, patience: float = 1.0) -> None:
+        with self.transaction(patience) as connection:
+            connection.execute(statements("orders.sql")["drop_results"], {"addresses": json.dumps(addresses)})
+
+    @contextmanager
+    def transaction(
+        self, patience: float = 1.0, *, power: bool = False, runs: Sequence[RunRow] = (), forget: bool = False
+    ) -> Iterator[Connection]:
+        """Run the `with` block in a transaction, under the store's lock; an exception rolls it back.
+
+        `runs` are the rows that it will have written, so that their loss would be noticed; with `forget` it removes
+        rows, and none will be missed. With `power` the commit survives a power cut. Waits and raises like `write`, of
+        which this is the foundation.
+        """
         deadline = monotonic() + patience
-        with _as_unavailable(self._path), self._locked(patience):
+        with self._alone(), as_unavailable(self._path), self._locked(patience):
             try:
                 connection = self._writable(deadline)
                 self._give_up_at(deadline, connection)
-                _write(connection, batch)
+                if forget and self._last is not None:
+                    self._last.forget()
+                if power:
+                    connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("BEGIN IMMEDIATE")
+                self._look_around(connection)
+                yield connection
+                connection.execute("COMMIT")
+                if power:
+                    self._withstand(connection)
             except BaseException:
                 # Whatever failed, an fsync perhaps, is not to be trusted again.
                 self._close_writer()
                 raise
-        self._unchecked += batch.size
-        if self._unchecked >= CHECKPOINT_ROWS:
-            self._checkpoint(connection)
+            if self._last is not None:
+                self._last.note(runs)
 
     def close(self) -> None:
         super().close()
+        with self._alone():
+            self._let_go_of_writer()
+
+    def _let_go_of_writer(self) -> None:
         if self._writer is None:
             return
         try:
@@ -183,306 +354,135 @@ class SQLiteStore(SQLiteReader):
             # Not under the lock, but safe: SQLite checkpoints here only if nobody else has the file open.
             self._close_writer()
 
-    @contextmanager
-    def _locked(self, patience: float) -> Iterator[None]:
-        home = os.path.dirname(self._path)
-        if not os.path.isdir(home):
-            os.makedirs(home, mode=0o700, exist_ok=True)
-        with held(self._lock_path, patience):
-            yield
+    # The writing connection.
+
+    def _alone(self) -> LockType:
+        if self._writing.pid != os.getpid():
+            self._using = Lock()  # as for `_reading`
+        return self._using
+
+    def _locked(self, patience: float) -> AbstractContextManager[None]:
+        if not os.path.isdir(self._home):
+            os.makedirs(self._home, mode=0o700, exist_ok=True)
+        return held(self._lock_path, patience)
+
+    def _withstand(self, connection: Connection) -> None:
+        """The commit withstands a power cut; see to it that the files can be found after one."""
+        connection.execute("PRAGMA synchronous = NORMAL")
+        if not self._durable:
+            sync_names(self._home)
+            self._durable = True
 
     def _writable(self, deadline: float) -> Connection:
-        before, now = self._writing, _Opened.now(self._path)
+        before, now = self._writing, Opened.now(self._path)
         if self._writer is None or before != now:
             self._close_writer()
             # Compared while the old file was open: its inode number may be given to the new one.
             replaced = before.database not in (None, now.database)
-            if replaced and before.wal == now.wal:
-                _remove_log(self._path)  # it is the old database's: the new one must not meet it
-            self._writer = _connect_writing(self._path, int(1000 * max(0.0, deadline - monotonic())))
-            self._writing = _Opened.now(self._path)
+            if replaced:
+                self._forget_the_old_one(before, now)
+            self._writer = connect_writing(self._path, int(1000 * max(0.0, deadline - monotonic())))
+            self._writing = Opened.now(self._path)
             self._generation += replaced
+            self._last = LastCommit(self._home)
+            self._last.compare(self._writer, self._path)
         return self._writer
+
+    def _forget_the_old_one(self, before: Opened, now: Opened) -> None:
+        remove_note(self._home)
+        if before.log == now.log:
+            remove_log(self._path)  # it is the old database's: the new one must not meet it
 
     def _give_up_at(self, deadline: float, connection: Connection) -> None:
         # In steps, because it rarely has to be said then: each statement is a chance to lose the GIL.
         timeout = max(0, math.ceil(10 * (deadline - monotonic()))) * 100
         if timeout != self._timeout:
-            _set_timeout(connection, timeout)
+            set_timeout(connection, timeout)
             self._timeout = timeout
 
     def _close_writer(self) -> None:
         if self._writer is not None:
             connection, self._writer = self._writer, None
-            self._unchecked = 0
-            self._timeout = -1
-            _let_go(connection, self._writing)
+            self._unchecked = self._log_size = 0
+            self._wait_from, self._respite = HUGE_LOG, GROWTH
+            self._durable = False
+            self._timeout = self._change = -1
+            if self._last is not None:
+                self._last.close()
+            let_go(connection, self._writing)
 
-    def _checkpoint(self, connection: Connection) -> None:
+    def _look_around(self, connection: Connection) -> None:
+        """See what other processes have done to the store since our last transaction."""
+        [change] = connection.execute("PRAGMA data_version").fetchone()
+        if change != self._change:
+            version, self._dead = connection.execute(statements("orders.sql")["guard"]).fetchone()
+            if version != SCHEMA_VERSION:
+                known_version(connection, self._path)
+            self._change = change
+
+    # The write-ahead log.
+
+    def _wrote(self, batch: Batch) -> None:
+        weight = batch.size + sum(row.size for row in batch.results if row.sealed is not None) // 1024
+        self._unchecked += weight
+        self._unseen += weight
+        if self._unchecked >= CHECKPOINT_ROWS or (self._unseen >= LOOK_ROWS and self._has_grown()):
+            self.checkpoint()
+
+    def _has_grown(self) -> bool:
+        self._unseen = 0
+        return size_of(log_of(self._path)) > self._log_size + GROWTH
+
+    def checkpoint(self) -> None:
+        """Move the log into the database, as far as readers let it, unless somebody else is writing."""
         import sqlite3
 
-        mode = "TRUNCATE" if _size(_wal(self._path)) > LARGE_WAL else "PASSIVE"
         try:
-            with self._locked(patience=0.0):
-                self._unchecked = 0
-                self._give_up_at(monotonic() + 0.1, connection)  # TRUNCATE waits for readers
-                connection.execute(f"PRAGMA wal_checkpoint({mode})")
+            with self._alone(), self._locked(patience=0.0):
+                if self._writer is not None:
+                    self._move_log(self._writer)
         except StoreLocked:
-            pass  # somebody writes: after the next batch then
+            pass  # after the next batch then
         except (sqlite3.Error, OSError):
-            # The batch is committed and stays so; if the trouble lasts, the next write meets and reports it.
+            # What is committed stays so; if the trouble lasts, the next write meets and reports it.
             self._close_writer()
 
+    def _move_log(self, connection: Connection) -> None:
+        self._unchecked = 0
+        wait = self._worth_waiting(size_of(log_of(self._path)))
+        self._give_up_at(monotonic() + wait, connection)
+        connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if wait else 'PASSIVE'})").fetchone()
+        self._log_size = size_of(log_of(self._path))
+        if self._log_size <= HUGE_LOG:
+            self._wait_from, self._respite = HUGE_LOG, GROWTH
+        elif wait == LONG_WAIT:
+            # Whoever reads for so long may go on for hours: everybody's writing is not to wait all the time.
+            self._wait_from = self._log_size + self._respite
+            self._respite *= 4
+            self._complain()
 
-# Opening and closing.
+    def _worth_waiting(self, size: int) -> float:
+        if size > self._wait_from:
+            return LONG_WAIT
+        return SHORT_WAIT if size > LARGE_LOG else 0.0
 
-
-_Identity = tuple[int, int]  # device and inode
-
-
-class _Opened(NamedTuple):
-    """Which files a connection was opened on, and by which process: it is good for nothing else."""
-
-    pid: int
-    path: str
-    database: _Identity | None
-    wal: _Identity | None
-
-    @classmethod
-    def now(cls, path: str) -> _Opened:
-        return cls(os.getpid(), path, _identity(path), _identity(_wal(path)))
-
-    @classmethod
-    def nothing(cls) -> _Opened:
-        return cls(os.getpid(), "", None, None)
-
-
-def _connect_writing(path: str, timeout: int) -> Connection:
-    """Open the store for writing, made if it does not exist. The caller holds the lock."""
-    _prepare_file(path)
-    connection = _connect(path, "rw")
-    try:
-        _set_timeout(connection, timeout)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
-        if _known_version(connection, path) == 0:
-            connection.executescript(f"BEGIN IMMEDIATE;\n{_text('schema.sql')}\nCOMMIT;")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    def _complain(self) -> None:
+        if self._log_size > ALLOWED_LOG and not self._complained:
+            self._complained = True
+            _logger.warning(
+                "Some program has been reading the run store %s for long, in one transaction. Until it is done the"
+                " log beside it can only grow: it has %.0f MB now",
+                self._path,
+                self._log_size / 2**20,
+            )
 
 
-def _connect_reading(path: str) -> Connection:
-    if not os.path.exists(path):
-        raise StoreMissing(f"there is no run store at {path}")
-    connection = _connect(path, _reading_mode(path))
-    try:
-        connection.execute("PRAGMA query_only = ON")
-        if _known_version(connection, path) == 0:
-            raise StoreMissing(f"{path} holds no records yet")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _reading_mode(path: str) -> str:
-    """Without leave to write in the directory SQLite cannot make a -shm file; at rest it needs none."""
-    resting = not _size(_wal(path)) and not os.access(os.path.dirname(path), os.W_OK)
-    return "ro&immutable=1" if resting else "ro"
-
-
-def _connect(path: str, mode: str) -> Connection:
-    import sqlite3
-
-    escaped = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    uri = f"file:{escaped}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-
-
-def _prepare_file(path: str) -> None:
-    """Make the file if it is missing; refuse it, untouched, if it is not a store that this version knows."""
-    if _size(path):
-        # Read-only, because closing a writing connection would move a left-over log into the file.
-        with closing(_connect(path, "ro")) as connection:
-            _known_version(connection, path)
-    elif not os.path.exists(path):
-        _remove_log(path)  # a deleted database's: who still has it open would share its index with us
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-
-
-def _remove_log(path: str) -> None:
-    for leftover in (_wal(path), f"{path}-shm"):
-        with suppress(FileNotFoundError):
-            os.unlink(leftover)
-
-
-def _known_version(connection: Connection, path: str) -> int:
-    """Return the version of the schema, 0 if there is none yet; refuse what this penstock cannot read."""
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version > SCHEMA_VERSION:
-        raise StoreUnavailable(
-            f"{path} was written by a newer penstock: its schema is version {version}, this penstock knows"
-            f" version {SCHEMA_VERSION}. Type: pip install --upgrade penstock"
+def _refuse_the_dead(connection: Connection, batch: Batch, path: str) -> None:
+    owners = {row.owner for row in batch.runs if row.owner is not None}
+    roots = {row.root_id for row in batch.runs}
+    facts = {"owners": json.dumps(list(owners)), "roots": json.dumps(list(roots))}
+    if found := connection.execute(statements("orders.sql")["among_the_dead"], facts).fetchone():
+        raise OwnerDeclaredDead(
+            f"{path}: the process that owns these runs seemed dead, and they were recorded as crashed"
+            f" (owner {found[0]})"
         )
-    if version == 0 and connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
-        raise StoreUnavailable(f"{path} is an SQLite database, but not a run store")
-    return version
-
-
-def _let_go(connection: Connection, opened: _Opened) -> None:
-    """Close `connection`. One that a fork inherited is the parent's to close, and stays open for good."""
-    if opened.pid == os.getpid():
-        connection.close()
-        return
-    import ctypes
-
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-
-
-# Writing.
-
-
-def _write(connection: Connection, batch: Batch) -> None:
-    """Write `batch` in one transaction. If this raises, the connection must be closed, which rolls back."""
-    connection.execute("BEGIN IMMEDIATE")
-    _insert(connection, _RUNS, batch.runs)
-    _insert(connection, _ATTEMPTS, batch.attempts)
-    _insert(connection, _EDGES, batch.edges)
-    _insert(connection, _LOGS, batch.logs)
-    connection.execute("COMMIT")
-
-
-class _Table(NamedTuple):
-    name: str
-    columns: tuple[str, ...]
-    on_conflict: str
-
-
-_REPLACE = ", ".join(f"{column} = excluded.{column}" for column in RunRow._fields if column != "id")
-_RUNS = _Table("runs", RunRow._fields, f"ON CONFLICT (id) DO UPDATE SET {_REPLACE}")
-_ATTEMPTS = _Table("earlier_attempts", AttemptRow._fields, "ON CONFLICT DO NOTHING")
-_EDGES = _Table("edges", EdgeRow._fields, "ON CONFLICT DO NOTHING")
-_LOGS = _Table("logs", LogRow._fields, "")
-
-
-def _insert(connection: Connection, table: _Table, rows: Sequence[_Values]) -> None:
-    at = 0
-    size = _rows_per_statement(connection, table)
-    while at < len(rows):
-        # Powers of two: a few statements that stay prepared serve every number of rows.
-        while size > len(rows) - at:
-            size //= 2
-        _insert_columns(connection, table, list(zip(*rows[at : at + size], strict=False)))
-        at += size
-
-
-def _insert_columns(connection: Connection, table: _Table, columns: list[tuple[object, ...]]) -> None:
-    rows = len(columns[0])
-    # Columns that are empty in every row are left out: to bind a None takes longer than anything else.
-    empty = (None,) * rows
-    used = [place for place, column in enumerate(columns) if column != empty]
-    statement = _statement(table, tuple(table.columns[place] for place in used), rows)
-    values = list(chain.from_iterable(zip(*(columns[place] for place in used), strict=False)))
-    _execute(connection, statement, values)
-
-
-def _rows_per_statement(connection: Connection, table: _Table) -> int:
-    import sqlite3
-
-    most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(table.columns)
-    return int(min(ROWS_PER_STATEMENT, 1 << (most.bit_length() - 1)))
-
-
-@lru_cache(maxsize=64)
-def _statement(table: _Table, columns: tuple[str, ...], rows: int) -> str:
-    row = f"({', '.join('?' * len(columns))})"
-    into = f"INSERT INTO {table.name} ({', '.join(columns)})"
-    return f"{into} VALUES {', '.join([row] * rows)} {table.on_conflict}"
-
-
-def _execute(connection: Connection, statement: str, values: list[object]) -> None:
-    """Insert `values`; if something refuses one of them, insert what can be made of them instead."""
-    import sqlite3
-
-    refusals = (
-        ValueError,
-        OverflowError,
-        sqlite3.InterfaceError,
-        sqlite3.ProgrammingError,
-        sqlite3.DataError,
-    )
-    # NUL is accepted, but then length() and LIKE see half of the text.
-    if "\0" not in "".join([value for value in values if type(value) is str]):
-        try:
-            connection.execute(statement, values)
-            return
-        except refusals:
-            pass
-    connection.execute(statement, [_clean(value) for value in values])
-
-
-def _clean(value: object) -> object:
-    """Return a value that SQLite takes: control and broken characters escaped, numbers in range."""
-    if value is None:
-        return None
-    if isinstance(value, int):
-        return max(-(2**63), min(int(value), 2**63 - 1))
-    if isinstance(value, float):
-        return float(value) if value == value else 0.0
-    text = str.__str__(value)[:LONGEST_TEXT] if isinstance(value, str) else f"<{type(value).__qualname__}>"
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
-
-
-# Small things.
-
-
-@cache
-def queries() -> dict[str, str]:
-    """The statements of queries.sql by name."""
-    named = _text("queries.sql").split("-- name: ")[1:]
-    return {name: statement for name, _, statement in (block.partition("\n") for block in named)}
-
-
-def _text(name: str) -> str:
-    with open(os.path.join(os.path.dirname(__file__), name), encoding="utf-8") as file:
-        return file.read()
-
-
-def _set_timeout(connection: Connection, milliseconds: int) -> None:
-    connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
-
-
-def _wal(path: str) -> str:
-    return f"{path}-wal"
-
-
-def _identity(path: str) -> _Identity | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
-
-
-@contextmanager
-def _as_unavailable(path: str) -> Iterator[None]:
-    """Turn the ways in which SQLite and the file system fail into `StoreUnavailable`."""
-    import sqlite3
-
-    try:
-        yield
-    except sqlite3.Error as error:
-        busy = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-        raise (StoreLocked if busy else StoreUnavailable)(f"{path}: {error}") from error
-    except OSError as error:
-        raise StoreUnavailable(f"{path}: {error.strerror or error}") from error

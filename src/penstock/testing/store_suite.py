@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, RunRow, StateCount, Store
+from penstock.store.base import (
+    AttemptRow,
+    Batch,
+    EdgeRow,
+    KeptRow,
+    LogRow,
+    OwnerDeclaredDead,
+    ResultRow,
+    RunRow,
+    StateCount,
+    Store,
+)
 
 Check = Callable[[Store], None]
 
@@ -51,7 +62,22 @@ def child_row(number: int, parent: RunRow, **changes: Any) -> RunRow:
     return run_row(number, **{**links, **changes})
 
 
-def batch(*rows: RunRow | AttemptRow | EdgeRow | LogRow) -> Batch:
+def kept_row(number: int, parent: RunRow, **changes: Any) -> RunRow:
+    """Return a task run called by `parent` that has completed, and whose value is kept."""
+    ended = {"status": "COMPLETED", "state_name": "Completed", "ended": float(number) + 1}
+    kept = {"position": f"p{number}", "result_key": f"{number:032x}", "code": "c1"}
+    return child_row(number, parent, **{**ended, **kept, **changes})
+
+
+def result_row(number: int, **changes: Any) -> ResultRow:
+    """Return a small value that the run with this number made."""
+    sealed = f"sealed {number}".encode()
+    address = f"{number:032x}"
+    row = ResultRow(address, None, "shop:load", float(number), None, len(sealed), None, sealed)
+    return row._replace(**changes)
+
+
+def batch(*rows: RunRow | AttemptRow | EdgeRow | LogRow | ResultRow) -> Batch:
     """Sort rows into a batch."""
     sorted_rows = Batch.empty()
     for row in rows:
@@ -60,6 +86,7 @@ def batch(*rows: RunRow | AttemptRow | EdgeRow | LogRow) -> Batch:
             AttemptRow: sorted_rows.attempts,
             EdgeRow: sorted_rows.edges,
             LogRow: sorted_rows.logs,
+            ResultRow: sorted_rows.results,
         }
         tables[type(row)].append(row)
     return sorted_rows
@@ -93,6 +120,12 @@ def keeps_every_column(store: Store) -> None:
         tags='["nightly"]',
         version="v2",
         info='{"pid": 1}',
+        owner="o" * 32,
+        resumed_from="e" * 32,
+        position="f" * 32,
+        result_key="a" * 32,
+        result_storage="memory://x",
+        code="9" * 32,
     )
     store.write(batch(full))
     _same(store.get(full.id), full)
@@ -260,6 +293,162 @@ def writes_an_empty_batch(store: Store) -> None:
     _same(store.generation, 0)
 
 
+def keeps_what_has_ended(store: Store) -> None:
+    ended = run_row(1, status="COMPLETED", state_name="Completed", ended=2.0)
+    store.write(batch(ended))
+    store.write(batch(run_row(1)))  # late: it has been overtaken
+    _same(store.get(ended.id), ended)
+    rolled_back = ended._replace(state_name="RolledBack", ended=3.0)
+    store.write(batch(rolled_back))
+    _same(store.get(ended.id), rolled_back)
+
+
+def keeps_results(store: Store) -> None:
+    small = result_row(1, cache_key="k", expires=99.5, sealed=b"\0\xff small", size=8)
+    large = result_row(2, path="2.sealed", sealed=None, size=10**6)
+    store.write(batch(run_row(1), small, large))
+    _same(store.result(small.address), small)
+    _same(store.result(large.address), large)
+    _same(store.result("f" * 32), None)
+    store.write(batch(small._replace(sealed=b"anew", size=4)))
+    _same(store.result(small.address), small._replace(sealed=b"anew", size=4))
+
+
+def keeps_a_result_byte_by_byte_although_its_batch_needs_cleaning(store: Store) -> None:
+    store.write(batch(run_row(1, message="\udc80"), result_row(1, cache_key="a\0b", sealed=b"\0\xff", size=2)))
+    found = store.result(result_row(1).address)
+    _same(found and found.sealed, b"\0\xff")
+
+
+def answers_a_cache_key_with_the_latest_result(store: Store) -> None:
+    rows = [result_row(n, cache_key="k", created=float(created)) for n, created in enumerate((5, 9, 7, 9), 1)]
+    store.write(batch(*rows, result_row(8, cache_key="other", created=50.0), result_row(9, created=60.0)))
+    _same(store.cached("k"), rows[3])
+    _same(store.cached("nothing"), None)
+    store.drop_results([rows[3].address, "unknown"])
+    _same(store.cached("k"), rows[1])
+    store.drop_results([])
+    _same(store.result(rows[3].address), None)
+
+
+def lists_the_results_of_a_task_latest_first(store: Store) -> None:
+    rows = [result_row(n) for n in range(1, 6)]
+    store.write(batch(*rows, result_row(9, task_key="shop:save")))
+    _same(store.results_of("shop:load"), rows[::-1])
+    _same(store.results_of("shop:load", limit=2), rows[:-3:-1])
+    _same(store.results_of("nothing"), [])
+
+
+def lists_kept_values(store: Store) -> None:
+    flow, other = run_row(1, kind="flow", status="FAILED", ended=90.0), run_row(50, kind="flow")
+    subflow = child_row(2, flow, kind="flow")
+    kept = [kept_row(3, flow), kept_row(4, subflow, result_storage="s3://x", name="save"), kept_row(51, other)]
+    bare = [kept_row(n, flow, result_key=None) for n in (5, 6)]
+    failed = kept_row(7, flow, status="FAILED")
+    store.write(batch(flow, subflow, other, *kept, *bare, failed))
+    expected = [
+        KeptRow("p3", f"{3:032x}", None, "load", "shop:load", "c1", flow.id),
+        KeptRow("p4", f"{4:032x}", "s3://x", "save", "shop:load", "c1", flow.id),
+        KeptRow("p51", f"{51:032x}", None, "load", "shop:load", "c1", other.id),
+    ]
+    _same(list(store.kept([flow.id])), expected[:2])
+    _same(list(store.kept([flow.id, other.id])), expected)
+    _same(list(store.kept([])), [])
+    _same(store.not_kept([flow.id, other.id]), {"load": 2})
+    _same(store.not_kept([other.id, "f" * 32]), {})
+
+
+def lists_many_kept_values(store: Store) -> None:
+    flow = run_row(0, kind="flow")
+    rows = [kept_row(number, flow) for number in range(1, 20_002)]
+    store.write(batch(flow, *rows))
+    _same([row.result_key for row in store.kept([flow.id])], [row.id for row in rows])
+
+
+def lists_the_lives_of_a_run(store: Store) -> None:
+    first = run_row(1, kind="flow")
+    second = run_row(2, kind="flow", resumed_from=first.id)
+    rivals = [run_row(n, kind="flow", resumed_from=second.id) for n in (3, 4)]
+    last = run_row(5, kind="flow", resumed_from=rivals[0].id)
+    stranger = run_row(6, kind="flow", resumed_from="f" * 32)
+    store.write(batch(first, second, *rivals, last, stranger, child_row(7, first)))
+    for row in (first, second, *rivals, last):
+        _same(store.lives(row.id), [last, rivals[1], rivals[0], second, first])
+    _same(store.lives(stranger.id), [stranger])
+    _same(store.lives("f" * 32), [])
+
+
+def lists_root_runs_that_have_not_ended(store: Store) -> None:
+    mine = [run_row(n, kind="flow", owner="me") for n in (1, 2)]
+    theirs = run_row(3, owner="they")
+    nobodys = run_row(4)
+    ended = run_row(5, owner="gone", ended=6.0)
+    store.write(batch(*mine, theirs, nobodys, ended, child_row(6, mine[0])))
+    _same(store.unfinished(), [nobodys, theirs, mine[1], mine[0]])
+    _same(store.unfinished("me"), [mine[1], mine[0]])
+    _same(store.unfinished("gone"), [])
+    _same(store.owners(), ["me", "they"])
+
+
+def declares_an_owner_dead_once(store: Store) -> None:
+    flow = run_row(1, kind="flow", owner="dead")
+    subflow = child_row(2, flow, kind="flow", status="WAITING", state_name="AwaitingRetry")
+    task, done = child_row(3, subflow), child_row(4, flow, status="COMPLETED", state_name="Completed", ended=5.0)
+    lone, other = run_row(6, owner="dead"), run_row(7, owner="alive")
+    store.write(batch(flow, subflow, task, done, lone, other, child_row(8, other)))
+    crash: dict[str, Any] = {"status": "CRASHED", "state_name": "Crashed", "ended": 9.0, "message": "gone"}
+    _same(store.declare_dead("dead", 9.0, "gone"), [flow.id, lone.id])
+    for row in (flow, subflow):
+        _same(store.get(row.id), row._replace(**crash, error_type="CrashedRun"))
+    for row in (task, lone):
+        _same(store.get(row.id), row._replace(**crash))
+    for row in (done, other, child_row(8, other)):
+        _same(store.get(row.id), row)
+    _same(store.owners(), ["alive"])
+    _same(store.declare_dead("dead", 10.0, "again"), [])
+    _same(store.get(flow.id), flow._replace(**crash, error_type="CrashedRun"))
+
+
+def refuses_what_a_dead_owner_writes(store: Store) -> None:
+    flow = run_row(1, kind="flow", owner="dead")
+    task = child_row(2, flow)
+    store.write(batch(flow, task))
+    store.declare_dead("dead", 9.0, "gone")
+    done = task._replace(status="COMPLETED", state_name="Completed", ended=10.0)
+    for late in (done, child_row(3, flow), run_row(4, owner="dead"), flow._replace(status="COMPLETED", ended=10.0)):
+        try:
+            store.write(batch(run_row(5), late))
+        except OwnerDeclaredDead:
+            pass
+        else:
+            raise AssertionError(f"a row of a dead owner was stored: {late!r:.1000}")
+    _same([row.status for row in store.tree(flow.id)], ["CRASHED"])
+    _same(store.runs(), [store.get(flow.id)])
+    store.write(batch(run_row(5, owner="alive")))
+    _same(store.get(run_row(5).id), run_row(5, owner="alive"))
+
+
+def lets_one_of_two_go_on_from_a_run(store: Store) -> None:
+    first = run_row(1, kind="flow", status="FAILED", ended=2.0)
+    store.write(batch(first))
+    winner, loser = (run_row(n, kind="flow", resumed_from=first.id, owner=f"o{n}") for n in (2, 3))
+    _same(store.claim(winner, [first.id]), None)
+    _same(store.get(winner.id), winner)
+    _same(store.claim(loser, [first.id, winner.id]), winner)
+    _same(store.get(loser.id), None)
+    store.write(batch(winner._replace(status="FAILED", ended=4.0)))
+    _same(store.claim(loser, [winner.id, first.id]), None)
+    done = loser._replace(status="COMPLETED", ended=5.0)
+    store.write(batch(done))
+    _same(store.claim(run_row(6, kind="flow", resumed_from=first.id), [first.id]), done)
+
+
+def survives_a_power_cut_if_asked_to(store: Store) -> None:
+    store.write(batch(run_row(1), result_row(1)), power=True)
+    store.write(batch(run_row(2)))
+    _same(store.runs(), [run_row(2), run_row(1)])
+
+
 CHECKS: tuple[Check, ...] = (
     keeps_every_column,
     replaces_a_run,
@@ -278,6 +467,19 @@ CHECKS: tuple[Check, ...] = (
     takes_any_text_and_number,
     takes_more_rows_than_fit_into_one_statement,
     writes_an_empty_batch,
+    keeps_what_has_ended,
+    keeps_results,
+    keeps_a_result_byte_by_byte_although_its_batch_needs_cleaning,
+    answers_a_cache_key_with_the_latest_result,
+    lists_the_results_of_a_task_latest_first,
+    lists_kept_values,
+    lists_many_kept_values,
+    lists_the_lives_of_a_run,
+    lists_root_runs_that_have_not_ended,
+    declares_an_owner_dead_once,
+    refuses_what_a_dead_owner_writes,
+    lets_one_of_two_go_on_from_a_run,
+    survives_a_power_cut_if_asked_to,
 )
 
 
