@@ -210,6 +210,13 @@ def clusters(engine: str, what: str) -> Callable[[], Reading]:
     return lambda: getattr(importlib.import_module(f"benchmarks.{engine}_rows"), f"{engine}_{what}")()
 
 
+# --- values that are kept ---
+
+
+def kept(what: str, *arguments: Any) -> Callable[[], Reading]:
+    return lambda: getattr(importlib.import_module("benchmarks.durable_rows"), what)(*arguments)
+
+
 ROWS = [
     Row("import", "`import penstock` over bare Python", 60, "ms CPU", importing, records=False),
     Row("hello", "process of one flow, one task; over `import asyncio, sqlite3`", 2.5, "x", hello),
@@ -247,6 +254,11 @@ ROWS = [
     Row("dask-array", "100 MB between two tasks on Dask; over bare `submit`", None, "x", clusters("dask", "array")),
     Row("ray", "map 10k no-ops on 2 CPUs of Ray; over bare `remote`", 0.7, "x", clusters("ray", "noops")),
     Row("ray-array", "100 MB between two tasks on Ray; over bare `remote`", None, "x", clusters("ray", "array")),
+    Row("kept", "direct calls, each result kept; over one row per transaction", None, "x", kept("serial", "process")),
+    Row("kept-power", "likewise, safe from power failures", None, "x", kept("serial", "power")),
+    Row("kept-8", "mapped over 8 threads, each result kept", None, "x", kept("threads", "process")),
+    Row("kept-8-power", "likewise, safe from power failures", None, "x", kept("threads", "power")),
+    Row("hits", "direct calls that the cache answers; over one row per transaction", None, "x", kept("hits")),
     Row("memory", "kept of a finished task, its future dropped", 1024, "bytes", memory),
     Row("sleepers", "10k async tasks sleeping 1 s; over `asyncio.gather`", 1.5, "s", sleepers),
 ]

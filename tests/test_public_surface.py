@@ -12,20 +12,27 @@ import penstock
 NAMES: dict[str, str] = {
     "penstock": """
         flow task Flow Task State Future FutureList unmapped allow_failure quote opaque wait as_completed tags
-        get_run_logger concurrency rate_limit runtime
+        get_run_logger transaction concurrency rate_limit runtime resume
     """,
     "penstock.futures": """
         Future FutureList wait as_completed resolve_futures_to_states resolve_futures_to_results
         DoneAndNotDoneFutures
     """,
     "penstock.task_runners": "TaskRunner Capabilities SequentialTaskRunner ThreadPoolTaskRunner ConcurrentTaskRunner",
-    "penstock.tasks": "Task task exponential_backoff NotSet",
+    "penstock.tasks": "Task task exponential_backoff task_input_hash NotSet",
     "penstock.flows": "Flow flow cancel_run",
     "penstock.states": """
         State StateType StateGroup
         Scheduled AwaitingRetry Pending Running Retrying Completed Failed Crashed Cancelling Cancelled
         is_state_iterable raise_state_exception get_state_exception return_value_to_state
     """,
+    "penstock.cache_policies": """
+        CachePolicy DEFAULT INPUTS TASK_SOURCE FLOW_PARAMETERS RUN_ID NO_CACHE NONE register_hasher
+    """,
+    "penstock.transactions": "transaction get_transaction Transaction CommitMode IsolationLevel",
+    "penstock.serializers": "Serializer PickleSerializer JSONSerializer CompressedSerializer",
+    "penstock.results": "ResultStore ResultRecord",
+    "penstock.locking": "MemoryLockManager FileSystemLockManager",
     "penstock.concurrency": "concurrency rate_limit set_limit",
     "penstock.runtime": "flow_run task_run",
     "penstock.context": "FlowRunContext TaskRunContext TagsContext get_run_context tags with_context",
@@ -34,7 +41,7 @@ NAMES: dict[str, str] = {
         WorkerLost TaskRunTimeoutError FlowRunTimeoutError ParameterBindError ParameterTypeError
         ReservedArgumentError SignatureMismatchError InvalidNameError MappingLengthMismatch
         MappingMissingIterable MissingContextError ConfigurationError SerializationError ResumeError
-        StoreUnavailable InternalError TerminationSignal CancelSignal
+        ResultCorrupt StoreUnavailable InternalError TerminationSignal CancelSignal
     """,
     "penstock.testing": """
         isolated_store temporary_settings ManualClock ScriptedRunner check_runner check_store
@@ -44,20 +51,6 @@ NAMES: dict[str, str] = {
 
 # Milestone -> module -> names that arrive with it, and before that do not exist at all, half-working or not.
 LATER: dict[str, dict[str, str]] = {
-    "results and caching": {
-        "penstock.tasks": "task_input_hash",
-        "penstock.cache_policies": """
-            CachePolicy DEFAULT INPUTS TASK_SOURCE FLOW_PARAMETERS RUN_ID NO_CACHE NONE register_hasher
-        """,
-        "penstock.serializers": "Serializer PickleSerializer JSONSerializer CompressedSerializer",
-        "penstock.results": "ResultStore ResultRecord",
-        "penstock.locking": "MemoryLockManager FileSystemLockManager",
-    },
-    "transactions": {
-        "penstock": "transaction",
-        "penstock.transactions": "transaction get_transaction Transaction CommitMode IsolationLevel",
-    },
-    "resume": {"penstock": "resume"},
     "pause, schedules": {
         "penstock.states": "Paused Suspended Late Submitting",
         "penstock.exceptions": "PausedRun",

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar
 
+from penstock.cache_policies import CachePolicy
 from penstock.futures import Future
 from penstock.task_runners.base import TaskRunner
 
@@ -87,6 +89,10 @@ class _Options(TypedDict, total=False):
     retry_delay_seconds: float | Sequence[float] | Callable[[int], list[float]] | None
     timeout_seconds: float | None
     log_prints: bool | None
+    persist_result: bool | None
+    result_storage: Any
+    result_serializer: Any
+    cache_result_in_memory: bool
     on_running: Hooks
     on_completion: Hooks
     on_failure: Hooks
@@ -101,7 +107,14 @@ class TaskOptions(_Options, total=False):
     task_run_name: str | Callable[..., str] | None
     retry_jitter_factor: float | None
     retry_condition_fn: Callable[..., Any] | None
+    cache_policy: CachePolicy | None
+    cache_key_fn: Callable[[Any, dict[str, Any]], str | None] | None
+    cache_expiration: timedelta | None
+    refresh_cache: bool | None
+    result_storage_key: str | Callable[..., str] | None
     remote_options: Mapping[str, Any] | None
+    on_commit: Hooks
+    on_rollback: Hooks
 
 
 class FlowOptions(_Options, total=False):
@@ -110,4 +123,5 @@ class FlowOptions(_Options, total=False):
     flow_run_name: str | Callable[..., str] | None
     task_runner: TaskRunner | type[TaskRunner] | None
     validate_parameters: bool
+    durability: str | None
     on_unobserved_failure: str | None

@@ -8,29 +8,37 @@ from __future__ import annotations
 
 import sys
 import time
+import weakref
 from _thread import get_ident
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uuid import UUID
 
-from penstock import settings
+from penstock import keeping_options, recovery, settings
 from penstock._core import graph
 from penstock._engine import capture, drive, interrupt, signals, waiting
 from penstock._engine.context import current_run, current_tags
 from penstock._engine.engine import Engine
 from penstock._engine.mailbox import Mailbox
+from penstock._engine.past import Past
 from penstock._engine.recorder import Recorder, recorder_for
 from penstock.exceptions import CancelSignal
 from penstock.states import MISSING, State, StateDetails, StateType
+from penstock.store import owners
 from penstock.store.sqlite import SQLiteStore
 from penstock.task_runners.threads import ThreadPoolTaskRunner
 from penstock.words import two_words
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from penstock._core.graph import Link
+    from penstock._engine.archive import Archive
     from penstock._engine.run import Run
     from penstock.definitions import Definition
     from penstock.futures import Future, FutureList
+    from penstock.settings import Settings
     from penstock.store.base import RunRow
     from penstock.task_runners.base import TaskRunner
 
@@ -42,17 +50,51 @@ _ANSWER_TURNS = 150  # until a process that does not answer is believed to be de
 def process_recorder() -> Recorder:
     """The recorder of the store that settings and environment name."""
     home = settings.home()
-    return recorder_for(home, lambda: SQLiteStore(home), watch=lambda: _heed(Mailbox(home)))
+    recorder = recorder_for(home, lambda: SQLiteStore(home), watch=lambda: _heed(Mailbox(home)))
+    if not recorder.farewells:
+        recorder.farewells.append(lambda: owners.disown(home))
+        recorder.greet = lambda store: recovery.recover(home, store)
+    return recorder
+
+
+def archive_for(home: Path, recorder: Recorder, current: Settings) -> Archive:
+    """The values that the store in `home` keeps."""
+    places = (current.results_local_storage_path, current.results_key_path)
+    archives = _archives.setdefault(recorder, {})
+    archive: Archive | None = archives.get(places)
+    if archive is None:
+        make = import_module("penstock._engine.archive").Archive  # slow to load, and most programs keep nothing
+        archive = archives.setdefault(places, make(home, recorder, *places))
+        assert archive is not None
+        recorder.farewells.append(archive.locks.close)
+    return archive
+
+
+_archives: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def owner_of(home: Path) -> str | None:
+    """This process as the owner of its runs; None where it cannot be one, and nobody can tell when it has died."""
+    try:
+        return owners.own(home)
+    except OSError:
+        return None
 
 
 def new_engine(runner: TaskRunner, parent: Run | None) -> Engine:
     """An engine for a flow run, or for a task called outside any flow."""
     if parent is not None:
         outer = parent.engine
-        return Engine(runner, outer.recorder, outer.settings, outer)
+        engine = Engine(runner, outer.recorder, outer.settings, outer)
+        engine.defaults = outer.defaults
+        return engine
     current = settings.current()
     capture.install(current.logging_level)
-    return Engine(runner, process_recorder(), current)
+    home = settings.home()
+    recorder = process_recorder()
+    engine = Engine(runner, recorder, current, None, lambda: archive_for(home, recorder, current), owner_of(home))
+    engine.home = str(home)
+    return engine
 
 
 def task_run(task: Definition, parameters: dict[str, Any], waits: Sequence[Link]) -> Run:
@@ -71,8 +113,14 @@ def task_run(task: Definition, parameters: dict[str, Any], waits: Sequence[Link]
     return run
 
 
-def flow_run(flow: Definition, runner: TaskRunner, parameters: dict[str, Any], waits: Sequence[Link]) -> Run:
-    """A run of a flow, with an engine and a runner of its own."""
+def flow_run(
+    flow: Definition,
+    runner: TaskRunner,
+    parameters: dict[str, Any],
+    waits: Sequence[Link],
+    life: Life | None = None,
+) -> Run:
+    """A run of a flow, with an engine and a runner of its own. `life`: what it goes on with."""
     parent = current_run.get()
     if parent is not None:
         _heed_requests(parent)
@@ -80,11 +128,37 @@ def flow_run(flow: Definition, runner: TaskRunner, parameters: dict[str, Any], w
     plan = flow.plan_in(engine)
     engine.logs_prints = plan.log_prints
     engine.forgives = plan.forgives
-    run = engine.new_root(plan, parameters, parent, current_tags.get() | plan.tags)
+    engine.defaults = keeping_options.defaults_of(flow, engine)
+    run_id = None
+    if life is not None:
+        run_id, engine.past, engine.resumed_from, engine.script = life
+    run = engine.new_root(plan, parameters, parent, current_tags.get() | plan.tags, run_id)
     if plan.run_name is None:
         run.custom_name = two_words()
     engine.attach(run, waits)
     return run
+
+
+def probe(task: Definition, parameters: dict[str, Any]) -> Run:
+    """A run that is not to be started: only to be asked about."""
+    parent = current_run.get()
+    engine = new_engine(ThreadPoolTaskRunner(), None) if parent is None else parent.engine
+    plan = task.plan_in(engine)
+    if parent is None:
+        run = engine.new_root(plan, parameters, None, current_tags.get())
+    else:
+        run = engine.new_run(plan, parameters, parent, 0, None)
+    engine.attach(run, ())
+    return run
+
+
+class Life(NamedTuple):
+    """What makes a root run go on with another one."""
+
+    id: int
+    past: Past
+    resumed_from: str
+    script: str | None  # from which the flow was started first
 
 
 def call(run: Run, return_state: bool) -> Any:
@@ -182,6 +256,8 @@ def cancel_elsewhere(run_id: UUID) -> State[Any]:
     """Ask the process that a run belongs to; the run's state. Raises `LookupError` if there is no such run."""
     recorder, mailbox = process_recorder(), Mailbox(settings.home())
     row = _recorded(recorder, run_id)
+    if row.ended is None and recovery.recover(settings.home()):
+        row = _recorded(recorder, run_id)
     if row.ended is not None:
         return _state_of(row, run_id)
     mailbox.post(row.id)

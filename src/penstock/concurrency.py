@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 
+from penstock import settings
 from penstock._engine import limits
 from penstock._engine.context import current_run
-from penstock._engine.limits import Lease, Limit, Source
+from penstock._engine.leasing import Lease
+from penstock._engine.limits import Limit
+from penstock._engine.sources import Source
 from penstock.exceptions import ConfigurationError
+from penstock.store import owners
+from penstock.store.leases import Leases
 
 __all__ = ["concurrency", "rate_limit", "set_limit"]
 
 logger = logging.getLogger("penstock.concurrency")
 
 _warned: set[str] = set()
+_NOTHING = limits.Limits()  # for those who name none
 
 
 def concurrency(
@@ -94,17 +102,20 @@ def rate_limit(
     if per_second is not None:
         rate = _rate(per_second)
         for name in wanted:
-            limits.shared.define_rate(name, rate)
-    found = limits.shared.rates(wanted)
+            limits.of().define_rate(name, rate)
+    if not wanted:
+        return
+    table = limits.of()
+    found = table.rates(wanted)
     _report_undefined("rate limit", "set_limit({!r}, 10, per_second=5)", wanted, found, strict)
     if found:
-        _pass(Lease(limits.shared, found, amount, _holder()), timeout)
+        _pass(Lease(table, found, amount, _holder()), timeout)
 
 
 def set_limit(name: str, limit: int | None, per_second: float | None = None) -> None:
-    """Define what `name` allows, in this process, from now on: also for those who hold or wait already.
+    """Define what `name` allows, from now on: also for those who hold or wait already.
 
-    Does not block; thread-safe.
+    It holds in all processes of this machine that use the same store, until it is defined anew. Thread-safe.
 
     Args:
         name: The limit's name. A limit named `tag:x` applies to every task run tagged `x`.
@@ -123,8 +134,9 @@ def set_limit(name: str, limit: int | None, per_second: float | None = None) -> 
         raise ValueError("A limit needs a name")
     rate = None if per_second is None else _rate(per_second)
     capacity = None if limit is None else _capacity(limit)
-    limits.shared.define_slots(name, capacity)
-    limits.shared.define_rate(name, rate, capacity)
+    table = limits.of()
+    table.define_slots(name, capacity)
+    table.define_rate(name, rate, capacity)
 
 
 class Occupancy:
@@ -170,12 +182,13 @@ class Occupancy:
         self._leases.pop().release()
 
     def _lease(self) -> Lease:
+        table = limits.of() if self._names else _NOTHING
         if self._limit is not None:
             for name in self._names:
-                limits.shared.define_slots(name, self._limit)
-        found = limits.shared.slots(self._names)
+                table.define_slots(name, self._limit)
+        found = table.slots(self._names)
         _report_undefined("concurrency limit", "set_limit({!r}, 10)", self._names, found, self._strict)
-        return Lease(limits.shared, found, self._amount, _holder())
+        return Lease(table, found, self._amount, _holder())
 
 
 def _pass(lease: Lease, timeout: float | None) -> None:
@@ -242,3 +255,27 @@ def _timeout(seconds: float | None) -> float | None:
     if seconds is not None and not seconds >= 0:
         raise ValueError(f"timeout_seconds must not be negative, got {seconds!r}")
     return seconds
+
+
+_FRESH = 0.5  # seconds for which a directory that had to be looked for is believed
+_homes: dict[tuple[str | None, ...], tuple[float, str]] = {}
+
+
+def _home() -> str:
+    """The store whose limits hold here: on a worker, that of the flow's process."""
+    configured = (settings.overrides.get() or {}).get("PENSTOCK_HOME")
+    if configured is None and (home := owners.worked_for()) is not None:
+        return home
+    configured = configured or os.environ.get("PENSTOCK_HOME")
+    if configured and configured[0] == os.sep:
+        return configured
+    # The search takes longer than everything else that is done for a slot.
+    place = configured, os.getcwd(), os.environ.get("XDG_STATE_HOME"), os.environ.get("HOME")
+    known = _homes.get(place)
+    if known is None or known[0] < time.monotonic():
+        known = _homes[place] = time.monotonic() + _FRESH, os.fspath(settings.home())
+    return known[1]
+
+
+limits.find_home = _home
+limits.open_ledger = Leases

@@ -13,7 +13,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
+from penstock import keeping_options
 from penstock._core.binding import Binder
+from penstock._core.canonical import module_name
 from penstock._core.policy import (
     NotSet,
     RetryPolicy,
@@ -72,6 +74,8 @@ class Definition:
         self.retry_delay_seconds: Any = options.get("retry_delay_seconds")
         self.timeout_seconds = check_timeout(options.get("timeout_seconds"))
         self.log_prints: bool | None = options.get("log_prints")
+        self.keeping = keeping_options.Options(options, self.name)
+        self.warned_arguments: set[str] = set()  # what could not be part of a cache key
         self._hooks = {name: check_hooks(name, options.get(name)) for name in self.hook_names}
         self._fixed_retries = self._retry_policy(self.retries or 0, self.retry_delay_seconds)
 
@@ -140,6 +144,10 @@ class Definition:
 
     def __hash__(self) -> int:
         return hash((id(self._original), id(self._bound)))
+
+    def __penstock_hash__(self) -> Any:
+        """What it is for cache keys, as an argument or where code refers to it."""
+        return self.fn if self._bound is NotSet else (self.fn, self._bound)
 
     def _bind_to(self, instance: Any) -> Self:
         view = object.__new__(type(self))  # not copy.copy: that goes by __reduce__, which may give a reference
@@ -222,6 +230,7 @@ class Definition:
     def _plan(self, engine: Engine) -> Plan:
         policy = self._policy_in(engine)
         logs_prints = self._logs_prints_in(engine)
+        keeping = keeping_options.keeping_in(self, engine)
         if logs_prints:
             capture.capture_prints()
         return Plan(
@@ -240,11 +249,14 @@ class Definition:
             log_prints=logs_prints,
             version=self.version,
             portable=self._portable_function(),
+            cached=keeping is not None,
+            keeping=keeping,
         )
 
     def _key(self) -> str:
-        fn = self.fn
-        return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', self.name)}"
+        """Module and qualified name. The module of a script is what it would be imported as: see `main_name`."""
+        module = module_name(getattr(self.fn, "__module__", "?"))
+        return f"{module}.{getattr(self.fn, '__qualname__', self.name)}"
 
     def _policy_in(self, engine: Engine) -> RetryPolicy:
         if self.retries is not None and self.retry_delay_seconds is not None:

@@ -85,7 +85,10 @@ _FLAGS = {
 }
 _LEVELS = {level.lower(): level for level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
 
+_DURABILITIES = {name: name for name in ("memory", "process", "power")}
+
 _TEXT = _Kind("text", str)
+_DURABILITY = _Kind("one of " + ", ".join(_DURABILITIES), _one_of(_DURABILITIES))
 _PATH = _Kind("a path", _path)
 _FLAG = _Kind("true or false", _one_of(_FLAGS))
 _LEVEL = _Kind("one of " + ", ".join(_LEVELS.values()), _one_of(_LEVELS))
@@ -158,6 +161,16 @@ class Settings:
         default=False, metadata=_about(_FLAG, "Whether tasks and flows keep their results.")
     )
     results_default_serializer: str = field(default="pickle", metadata=_about(_TEXT, "How results are written."))
+    results_durability: str = field(
+        default="process",
+        metadata=_about(_DURABILITY, "What a kept result survives from the moment that it is handed out."),
+    )
+    results_key_path: Path | None = field(
+        default=None,
+        metadata=_about(
+            _PATH, "File with the key that kept results are sealed with. Unset: inside the home directory."
+        ),
+    )
     results_local_storage_path: Path | None = field(
         default=None, metadata=_about(_PATH, "Directory of large results. Unset: inside the home directory.")
     )

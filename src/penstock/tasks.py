@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from penstock import calls, maps
 from penstock._core import policy
 from penstock._core.binding import Binder, check_name_option, check_reserved
 from penstock._core.policy import RetryPolicy, check_tags, exponential_backoff, retry_policy
+from penstock.cache_policies import task_input_hash
+from penstock.definitions import HOOKS
 from penstock.futures import Future
 from penstock.imap import Pulled
 from penstock.invocation import Invocable, Yields
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from penstock._core.graph import Link
     from penstock._engine.engine import Engine
     from penstock._engine.plan import Plan
     from penstock._engine.run import Run
     from penstock._engine.travel import Shared
     from penstock._typing import Method, TaskOptions
+    from penstock.cache_policies import CachePolicy
+    from penstock.explaining import CacheExplanation
 
-__all__ = ["NotSet", "Task", "exponential_backoff", "task"]
+__all__ = ["NotSet", "Task", "exponential_backoff", "task", "task_input_hash"]
 
 P = ParamSpec("P")
 P2 = ParamSpec("P2")
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 NotSet: Any = policy.NotSet  # Any: it fits every option
 _RESERVED = ("return_state", "wait_for")
 
@@ -40,6 +48,7 @@ class Task(Invocable[P, R_co]):
     """
 
     kind = "task"
+    hook_names = (*HOOKS, "on_commit", "on_rollback")
 
     def __init__(
         self,
@@ -56,12 +65,23 @@ class Task(Invocable[P, R_co]):
         retry_condition_fn: Callable[..., Any] | None = None,
         timeout_seconds: float | None = None,
         log_prints: bool | None = None,
+        cache_policy: CachePolicy | None = NotSet,
+        cache_key_fn: Callable[[Any, dict[str, Any]], str | None] | None = None,
+        cache_expiration: timedelta | None = None,
+        refresh_cache: bool | None = None,
+        persist_result: bool | None = None,
+        result_storage: Any = None,
+        result_storage_key: str | Callable[..., str] | None = None,
+        result_serializer: Any = None,
+        cache_result_in_memory: bool = True,
         remote_options: Mapping[str, Any] | None = None,
         on_running: Iterable[Callable[..., Any]] | None = None,
         on_completion: Iterable[Callable[..., Any]] | None = None,
         on_failure: Iterable[Callable[..., Any]] | None = None,
         on_cancellation: Iterable[Callable[..., Any]] | None = None,
         on_crashed: Iterable[Callable[..., Any]] | None = None,
+        on_commit: Iterable[Callable[..., Any]] | None = None,
+        on_rollback: Iterable[Callable[..., Any]] | None = None,
     ) -> None:
         options = dict(locals())
         for name_of_argument in ("self", "fn", "__class__"):
@@ -104,6 +124,29 @@ class Task(Invocable[P, R_co]):
         return self._key()
 
     _new_run = calls.task_run  # not a method that calls it: that would be a frame more on every call
+
+    def on_commit(self, fn: F) -> F:
+        """Add a hook that is called with the transaction when a run has been committed; usable as a decorator."""
+        return self._add_hook("on_commit", fn)
+
+    def on_rollback(self, fn: F) -> F:
+        """Add a hook that is called with the transaction when a completed run is undone; usable as a decorator."""
+        return self._add_hook("on_rollback", fn)
+
+    def explain_cache(self, /, *args: Any, **kwargs: Any) -> CacheExplanation:
+        """What the cache would do about this call, and why: which argument or which part of the code differs.
+
+        Runs and records nothing. Futures among the arguments are waited for. Thread-safe.
+
+        >>> @task(cache_policy=INPUTS)
+        ... def double(x): return 2 * x
+        >>> print(double.explain_cache(3))
+        double: miss
+          no result of this task is kept here
+        """
+        explaining = import_module("penstock.explaining")  # slow to load, and for people only
+        explanation: CacheExplanation = explaining.explain(self, self._with_self(args), kwargs)
+        return explanation
 
     def start(
         self,

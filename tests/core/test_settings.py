@@ -54,6 +54,8 @@ def test_the_defaults() -> None:
         "flows_default_retry_delay_seconds": (),
         "results_persist_by_default": False,
         "results_default_serializer": "pickle",
+        "results_durability": "process",
+        "results_key_path": None,
         "results_local_storage_path": None,
     }
 

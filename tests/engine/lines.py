@@ -24,7 +24,8 @@ def fresh_limits() -> Iterator[ManualClock]:
     """Limits of the test's own, and time that it moves by hand."""
     clock = ManualClock()
     with pytest.MonkeyPatch.context() as patch, clocks.use(clock):
-        patch.setattr(limits, "shared", Limits())
+        table = Limits()
+        patch.setattr(limits, "of", lambda home=None: table)
         patch.setattr(MODULE, "_warned", set())
         yield clock
 
@@ -56,12 +57,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def waiting(name: str) -> int:
-    (limit,) = limits.shared.slots([name]) or limits.shared.rates([name])
+    (limit,) = limits.of().slots([name]) or limits.of().rates([name])
     return len(limit.line)
 
 
 def held(name: str) -> int:
-    (limit,) = limits.shared.slots([name])
+    (limit,) = limits.of().slots([name])
     return sum(limit.source.holders.values())
 
 

@@ -171,8 +171,8 @@ class TestTimeouts:
 
     def test_says_how_many_are_ahead(self) -> None:
         set_limit("db", 2)
-        first = Caller(limits.shared, "db", amount=1).submit()
-        Caller(limits.shared, "db", amount=2).submit()
+        first = Caller(limits.of(), "db", amount=1).submit()
+        Caller(limits.of(), "db", amount=2).submit()
         with pytest.raises(TimeoutError) as caught:
             concurrency("db", timeout_seconds=0).__enter__()
         assert "(1 of 2 slots taken, held by a test) with 1 ahead in line" in str(caught.value)
@@ -180,7 +180,7 @@ class TestTimeouts:
 
     def test_names_at_most_ten_holders(self) -> None:
         set_limit("db", 13)
-        holders = [Caller(limits.shared, "db").submit() for _ in range(13)]
+        holders = [Caller(limits.of(), "db").submit() for _ in range(13)]
         with pytest.raises(TimeoutError) as caught:
             concurrency("db", timeout_seconds=0).__enter__()
         assert str(caught.value).count("a test") == 10
@@ -396,7 +396,7 @@ class TestRates:
         with concurrency("api", limit=1):
             rate_limit("api", per_second=1, timeout_seconds=0)
         set_limit("api", 5)
-        assert limits.shared.rates(["api"]) == []
+        assert limits.of().rates(["api"]) == []
 
 
 class TestArguments:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from lines import MODULE, Caller, fresh_limits, held, in_thread, waiting
 
-from penstock._engine import limits
+from penstock._engine import company, leasing, limits, sources
 from penstock._engine.limits import Limits, Request
 from penstock.concurrency import concurrency, set_limit
+from penstock.store import leases
 from penstock.testing.clock import ManualClock
 
 
@@ -284,7 +285,9 @@ TestLimitsMachine = LimitsMachine.TestCase
 class Strike:
     """Raises KeyboardInterrupt when the code of the limits has executed a number of lines."""
 
-    FILES = frozenset({limits.__file__, MODULE.__file__})
+    FILES = frozenset(
+        {limits.__file__, leasing.__file__, MODULE.__file__, sources.__file__, company.__file__, leases.__file__}
+    )
 
     def __init__(self, line: int) -> None:
         self.left = line
@@ -364,7 +367,7 @@ class TestInterrupts:
         set_limit("api", 1)
 
         def line_up() -> None:
-            callers[:] = [Caller(limits.shared, "db", "api").submit() for _ in range(3)]
+            callers[:] = [Caller(limits.of(), "db", "api").submit() for _ in range(3)]
 
         line_up()
         for where in self.strikes(scenario):
@@ -411,9 +414,10 @@ from penstock._engine import limits
 from penstock.concurrency import concurrency
 db = concurrency("db", limit=1)
 locked, forked = threading.Event(), threading.Event()
+reading, writing = os.pipe()
 
 def keep_locked():
-    with limits.shared._lock:
+    with limits.of()._lock:
         locked.set()
         forked.wait()
 
@@ -425,20 +429,26 @@ with db:
     forked.set()
     if child == 0:
         signal.alarm(10)
-        with concurrency("db", timeout_seconds=0):
-            pass
         try:
-            with concurrency("db"), concurrency("db", timeout_seconds=0):
-                pass
-        except TimeoutError:
-            os._exit(0)
+            with concurrency("db", timeout_seconds=0):
+                os._exit(1)
+        except TimeoutError as error:
+            assert f"in process {os.getppid()}" in str(error), error
+        os.write(writing, b"!")
+        with concurrency("db"):
+            try:
+                with concurrency("db", timeout_seconds=0):
+                    pass
+            except TimeoutError:
+                os._exit(0)
         os._exit(1)
-    _, status = os.waitpid(child, 0)
+    os.read(reading, 1)
     other.join()
+_, status = os.waitpid(child, 0)
 raise SystemExit(os.waitstatus_to_exitcode(status))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_has_the_limits_and_holds_nothing() -> None:
+def test_a_forked_child_is_another_process_and_holds_nothing() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=30)

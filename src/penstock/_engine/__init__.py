@@ -6,7 +6,7 @@ the background loop, idle workers), then what is left to record is written and t
 
 from __future__ import annotations
 
-from penstock._engine import clock, loop, recorder
+from penstock._engine import clock, limits, loop, recorder
 from penstock.task_runners.base import close_shared_workers
 
 
@@ -16,3 +16,4 @@ def shutdown() -> None:
     loop.stop_background()
     close_shared_workers()
     recorder.close_recorders()
+    limits.rest()

@@ -137,6 +137,11 @@ class _Fetchers:
 _fetchers = _Fetchers()
 
 
+def fetchers() -> _Fetchers:
+    """The threads for what may block for a while where nobody may wait."""
+    return _fetchers
+
+
 def _forget() -> None:
     """In a forked child: the threads did not come along."""
     global _fetchers

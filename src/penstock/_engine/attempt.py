@@ -155,8 +155,9 @@ class Call:
 
     @property
     def may_block(self) -> bool:
-        """Whether what follows the body calls user code, which may wait for other runs."""
-        return any(self.run.plan.hooks.values()) or self.run.plan.condition is not None
+        """Whether what follows the body calls user code, which may wait for other runs, or waits for the store."""
+        plan = self.run.plan
+        return any(plan.hooks.values()) or plan.condition is not None or plan.keeping is not None
 
     def pack(self) -> tuple[Packed, Packed | None, Packed]:
         """What to send: what all calls of this task share, what those of its map share, and the rest.

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from penstock._core.machine import BODY_CRASHED, Event
 from penstock._core.outcome import Outcome
 from penstock._engine import ending, loop, waiting
+from penstock._engine.arrival import fetchers
 from penstock._engine.attempt import Call, run_body, run_body_async
 from penstock._engine.lifecycle import lifecycle
 from penstock._engine.requests import Aside, Awaited, deliver
 from penstock._engine.trampoline import bounce
 from penstock.exceptions import CancelSignal, TerminationSignal
 from penstock.futures import Gate, loop_waiter
+from penstock.task_runners.base import here
 
 if TYPE_CHECKING:
     from penstock._engine.lifecycle import Life
@@ -79,12 +81,14 @@ def _go_on(run: Run, value: Any) -> None:
         request = _next_request(run, value)
         if request is None:
             return
-        if type(request) is Aside:
+        if type(request) is Aside and not here.background_loop:
             request.perform()
         elif _wait_for_answer(run, request):
             break
         value = None
-    if type(request) is Awaited:
+    if isinstance(request, Aside):
+        fetchers().start(request.perform, lambda: deliver(run, request, None))
+    elif isinstance(request, Awaited):
         loop.background().run(request.awaitable, lambda outcome: deliver(run, request, outcome))
     else:
         request.arm(run)

@@ -20,6 +20,7 @@ from penstock._core.outcome import Outcome
 from penstock._engine import signals
 from penstock._engine.arrival import Arrivals
 from penstock._engine.attempt import crash_message
+from penstock._engine.computing import computing
 from penstock._engine.context import current_run
 from penstock._engine.record import Snapshot
 from penstock._engine.requests import Awaited, Childless, Ended
@@ -384,7 +385,8 @@ def hand_over(run: Run) -> None:
     run.parameters = _NO_PARAMETERS
     run.inputs = run.kept_inputs = run.context = run.call = run.driver = run.shared = None
     run.links = ()
-    run.engine.recorder.finish(run, Snapshot(run))
+    if run.memo is None or not run.memo.recorded:
+        run.engine.recorder.finish(run, Snapshot(run))
 
 
 def conclude(run: Run) -> None:
@@ -405,6 +407,7 @@ def collapse(run: Run, error: BaseException) -> None:
         run.status = Status.CRASHED  # the only place beside the machine: its rules no longer hold here
     run.ended = run.engine.now()
     run.note_failure()
+    computing.leave(run, found=False)
     hand_over(run)
     conclude(run)
 

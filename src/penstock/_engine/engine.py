@@ -8,10 +8,7 @@ still start.
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import os
-import platform
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 from penstock._core import graph
 from penstock._core.binding import name_uses, render_name, short_parameters
 from penstock._core.errors import describe
-from penstock._core.machine import Command, Event, step
+from penstock._core.machine import Command, Event, Reason, step
 from penstock._core.outcome import Outcome
-from penstock._engine import capture, drive, interrupt, limits, loop, sending
+from penstock._engine import capture, drive, interrupt, keeping, limits, loop, record, sending
 from penstock._engine import clock as clocks
 from penstock._engine.attempt import Call, run_body_async, timeout_error
-from penstock._engine.context import current_run, current_tags
+from penstock._engine.context import current_run, current_tags, current_transaction
 from penstock._engine.ids import id_block
+from penstock._engine.past import NOTHING, Past
 from penstock._engine.plan import Plan
 from penstock._engine.record import Foreign
 from penstock._engine.requests import deliver
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future as StandardFuture
 
     from penstock._core.graph import Link
+    from penstock._engine.archive import Archive
     from penstock._engine.recorder import Recorder
     from penstock._engine.travel import Shared
     from penstock._engine.upstream import Take
@@ -56,7 +55,15 @@ _NO_LINKS: tuple[Any, ...] = ()
 class Engine:
     """What the runs inside one flow run have in common."""
 
-    def __init__(self, runner: TaskRunner, recorder: Recorder, settings: Settings, outer: Engine | None = None) -> None:
+    def __init__(
+        self,
+        runner: TaskRunner,
+        recorder: Recorder,
+        settings: Settings,
+        outer: Engine | None = None,
+        make_archive: Callable[[], Archive | None] | None = None,
+        owner: str | None = None,
+    ) -> None:
         self.runner = runner
         self.recorder = recorder
         self.settings = settings
@@ -70,7 +77,14 @@ class Engine:
         self.closing: bool = outer is not None and outer.closing  # nothing new starts
         self.logs_prints: bool = settings.logging_log_prints if outer is None else outer.logs_prints
         self.forgives: bool = False if outer is None else outer.forgives
-        self.facts = _process_facts() if outer is None else None
+        self._make_archive = make_archive
+        self.past: Past = NOTHING if outer is None else outer.past
+        self.defaults: Any = None  # what the root run says about keeping values, for the runs below it
+        self.facts: str | None = record.root_facts() if outer is None else None
+        self.owner = owner
+        self.home: str | None = None if outer is None else outer.home  # the directory of the store
+        self.resumed_from: str | None = None
+        self.script: str | None = None  # where it was started, if not here
         self._runner_started = False
         self._starting = threading.Lock()
         self._counting = threading.Lock()
@@ -79,6 +93,13 @@ class Engine:
     @property
     def is_outermost(self) -> bool:
         return self.outer is None
+
+    @functools.cached_property
+    def archive(self) -> Archive | None:
+        """Where values are kept; None: nowhere. Made when somebody asks: most flows keep none."""
+        if self.outer is not None:
+            return self.outer.archive
+        return None if self._make_archive is None else self._make_archive()
 
     @functools.cached_property
     def outermost(self) -> Run:
@@ -94,17 +115,34 @@ class Engine:
     def outer_flow_hex(self) -> str | None:
         return None if self.outer is None else self.outer.flow_hex
 
+    @functools.cached_property
+    def limit_table(self) -> limits.Limits:
+        """The limits that hold for the runs here."""
+        return limits.of(self.home)
+
     # --- starting runs ----------------------------------------------------------------------------------------
 
-    def new_root(self, plan: Plan, parameters: dict[str, Any], parent: Run | None, tags: frozenset[str]) -> Run:
+    def new_root(
+        self,
+        plan: Plan,
+        parameters: dict[str, Any],
+        parent: Run | None,
+        tags: frozenset[str],
+        run_id: int | None = None,
+    ) -> Run:
         """Make the run that this engine exists for."""
-        self.root = Run(next(self.ids), plan, self, parent, parameters, tags)
+        self.root = Run(next(self.ids) if run_id is None else run_id, plan, self, parent, parameters, tags)
+        _note_transaction(self.root, current_transaction.get())
         return self.root
 
     def new_run(self, plan: Plan, parameters: dict[str, Any], parent: Run, number: int, index: int | None) -> Run:
         """Make a task run. Its parent waits for it from the moment that a driver takes it over."""
         tags = current_tags.get() | plan.tags if plan.tags else current_tags.get()
-        return Run(next(self.ids), plan, self, parent, parameters, tags, number, index)
+        run = Run(next(self.ids), plan, self, parent, parameters, tags, number, index)
+        transaction = current_transaction.get()
+        if transaction is not None or plan.hooks.get("on_commit"):
+            _note_transaction(run, transaction)
+        return run
 
     def attach(self, run: Run, waits: Sequence[Link], shared: Shared | None = None) -> None:
         """Find the runs that `run` depends on, in its arguments (but those that are shared) and in its `wait_for`."""
@@ -135,7 +173,7 @@ class Engine:
 
     def lacking(self, run: Run, kept: Sequence[Kept]) -> list[Kept]:
         """Those of an input's values that runners have kept and that are needed here, before the run can start."""
-        stays = not self._goes_away(run) or _is_named_after_inputs(run)
+        stays = not self._goes_away(run) or _is_named_after_inputs(run) or run.plan.keeping is not None
         return [one for one in kept if stays or one.holder is not self.runner]
 
     def _goes_away(self, run: Run) -> bool:
@@ -159,9 +197,11 @@ class Engine:
             run.custom_name = self._render_name(run)
         run.shown = short_parameters(run.parameters)
         if run.tags:
-            run.limited = bool(limits.shared.tag_slots(run.tags)) and plan.kind == "task"
+            run.limited = plan.kind == "task" and bool(self.limit_table.tag_slots(run.tags))
         run.ready = self.now()
         if run is self.root and plan.kind == "flow":
+            if self.outer is None:
+                self.facts = record.root_facts(run)
             self.log(logging.INFO, f"{run.path} started", run)
 
     def _render_name(self, run: Run) -> str:
@@ -275,8 +315,11 @@ class Engine:
             await drive.fire_in_loop(run, run.plan.hooks["on_running"])
 
     def reopen(self) -> None:
-        """Another attempt at the root run follows: it starts anew."""
+        """Another attempt at the root run follows: it starts anew, but for what has been completed and kept."""
         self.failures.clear()
+        keeping.forget_children(self.root)
+        if self.root.memo is not None and self.archive is not None:
+            self.past = self.past.again(self.recorder, self.outermost.hex)
         self.closing = self.outer is not None and self.outer.closing
 
     def refuse_new_runs(self) -> None:
@@ -294,21 +337,32 @@ class Engine:
 
     def cancel(self, run: Run, grace: float | None = None) -> bool:
         """Ask for `run` to be cancelled; False if it has ended. Does not block."""
+        tell = self.begin_to_cancel(run, grace)
+        if tell is None:
+            return False
+        tell()
+        return True
+
+    def begin_to_cancel(self, run: Run, grace: float | None = None) -> Callable[[], object] | None:
+        """See to it that `run` does not start any more; what is left to do about it. None if it has ended."""
         if isinstance(run.pending, Call) and run.pending.away is not None:
             run.pending.begin(if_away=True)  # another process may be about to execute it: it says when that is over
         with run.lock:
             if run.done:
-                return False
+                return None
             command = step(run, Event.CANCEL_ASKED, run.plan)
             request, driver = run.pending, run.driver
             if command is Command.FINISH:
                 run.pending = None
         if command is Command.FINISH and request is not None and driver is not None:
-            driver.resume(run, None)
-        elif command is Command.INTERRUPT:
-            self.recorder.touch(run)
-            self.stop(run, self.settings.cancel_grace_seconds if grace is None else grace)
-        return True
+            return functools.partial(driver.resume, run, None)
+        if command is Command.INTERRUPT:
+            return functools.partial(self._interrupt, run, grace)
+        return _nothing
+
+    def _interrupt(self, run: Run, grace: float | None) -> None:
+        self.recorder.touch(run)
+        self.stop(run, self.settings.cancel_grace_seconds if grace is None else grace)
 
     def stop(self, run: Run, grace: float) -> None:
         """Make everything that `run` started end, then its body; written off after `grace` seconds."""
@@ -366,7 +420,8 @@ class Engine:
 
     def acquire_limits(self, run: Run, granted: Callable[[], object]) -> None:
         """Have `granted` called when the limits named by the run's tags let it pass."""
-        request = limits.Request(limits.shared, limits.shared.tag_slots(run.tags), 1, granted, run.label)
+        table = self.limit_table
+        request = limits.Request(table, table.tag_slots(run.tags), 1, granted, run.label)
         run.lease = request
         if request.submit():
             granted()
@@ -402,6 +457,9 @@ class Engine:
     def count(self, run: Run) -> None:
         """Note how a run below the root has ended, for the root's last line."""
         self._count(run.plan.kind, run.attempt, run.status.name)
+        if run.reason is Reason.CACHED:
+            with self._counting:
+                self._counts["cached"] += 1
 
     def _count(self, kind: str, attempts: int, status: str) -> None:
         with self._counting:
@@ -421,11 +479,19 @@ class Engine:
         ]
         rest = [
             f"{self._counts[name]} {name}"
-            for name in ("failed", "crashed", "cancelled", "retried")
+            for name in ("failed", "crashed", "cancelled", "cached", "retried")
             if self._counts[name]
         ]
         counted = f" · {', '.join(runs)}" + (f" ({', '.join(rest)})" if rest else "") if runs else ""
         return f"{run.path} {run.state_name().upper()} in {took:.3g} s{counted}"
+
+
+def _note_transaction(run: Run, transaction: Any) -> None:
+    """Let the run be part of the transaction around its caller; without one, of one of its own if it has such hooks."""
+    if transaction is not None and transaction._join(run):
+        return
+    if run.plan.hooks.get("on_commit"):
+        keeping.memo_of(run)
 
 
 def _ended_by_us(call: Call) -> Outcome | None:
@@ -452,13 +518,20 @@ def _cancel_all(children: Sequence[Child], grace: float | None = None) -> None:
     """Cancel those first that have not started: else the end of one could still start or block another."""
     # Latest first: a run that waits for another one is younger, and must not be woken by its end.
     latest_first = reversed(children)
-    for child in sorted(latest_first, key=lambda child: child.has_started):
-        child.cancel(grace)
+    ordered = sorted(latest_first, key=lambda child: child.has_started)
+    # None starts any more before the first is told: what somebody does about that may let others start.
+    for tell in [_begin_to_cancel(child, grace) for child in ordered]:
+        if tell is not None:
+            tell()
 
 
-@functools.cache
-def _process_facts() -> str:
-    return json.dumps({"host": platform.node(), "pid": os.getpid(), "python": platform.python_version()})
+def _begin_to_cancel(child: Child, grace: float | None) -> Callable[[], object] | None:
+    if isinstance(child, Run):
+        return child.engine.begin_to_cancel(child, grace)
+    return functools.partial(child.cancel, grace)
+
+
+def _nothing() -> None: ...
 
 
 def _perform_apart(call: Call) -> None:
@@ -468,8 +541,8 @@ def _perform_apart(call: Call) -> None:
     import asyncio
 
     context = call.run.context
-    assert context is not None
-    call.report(context.run(asyncio.run, run_body_async(call)))
+    if context is not None:  # else the run was cancelled, and is over, before this thread came to it
+        call.report(context.run(asyncio.run, run_body_async(call)))
 
 
 def _cure(call: Call) -> str:

@@ -15,9 +15,9 @@ import random
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from penstock._core.machine import ATTEMPT, DELAY, MISS, READY, Command, Event
+from penstock._core.machine import ATTEMPT, DELAY, READY, Command, Event
 from penstock._core.outcome import Outcome
-from penstock._engine import ending
+from penstock._engine import ending, keeping
 from penstock._engine.arrival import Arrivals
 from penstock._engine.attempt import Call
 from penstock._engine.requests import Acquire, Aside, Childless, Inputs, Sleep
@@ -57,10 +57,12 @@ def lifecycle(run: Run) -> Life:
         elif command is Command.ACQUIRE:
             command = yield from _acquire(run)
         else:
-            command = run.advance(MISS)
+            command = yield from keeping.look_up(run)
     if run.lease is not None:
         run.engine.release_limits(run)
     hooks = ending.seal(run)
+    if run.memo is not None:
+        yield from keeping.conclude(run)
     if hooks:
         yield from ending.fire(run, hooks)
         while run.children:  # a hook has submitted something

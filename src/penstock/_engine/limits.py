@@ -6,10 +6,16 @@ nobody holds one limit while waiting for another, and the request that came firs
 its lines: it waits for nothing but running work, which is why requests cannot block each other for good.
 
 The line does not know what it hands out. A limit's `Source` does: `Slots` are taken and given back, a `Rate`
-is used up and grows again with time. Sources live in this process.
+is used up and grows again with time.
+
+Other processes that use the same store are in the same lines. What they need to know is in a sheet for each limit:
+how much a process holds, and the ticket of the one who is first in its line. Tickets are numbered through all
+processes, so whoever finds that nobody elsewhere has an earlier one, and that there is room, may pass; the sheets are
+read, and written if something has changed, under a lock. Who is not the first waits in its own process; a thread
+(`company.Watch`) looks whether the others have moved on, and whether they live.
 
 There is one way to wait, `Request.notify`, and three kinds of callers build on it: the engine is called back,
-a thread waits for a lock (`Lease.wait`), a coroutine for a future (`Lease.rest`).
+a thread waits for a lock (`leasing.Lease`), a coroutine for a future.
 
 Hazard: Ctrl-C, a time limit or a cancellation may raise at any line of code here. So a request exists before
 it takes anything, what it holds is written down in one place only (the sources), and `release` may be called
@@ -28,139 +34,42 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from threading import RLock
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from time import monotonic
+from typing import Any, Generic, TypeVar
 
-from penstock._engine import clock, waiting
-from penstock.futures import Gate
-
-if TYPE_CHECKING:
-    import asyncio
+from penstock._engine import clock
+from penstock._engine.company import ALONE, NOBODY, STEADY, UNDEFINED, Definition, Ledger, Sheet, Watch
+from penstock._engine.sources import Rate, Slots, Source
 
 logger = logging.getLogger("penstock.limits")
 
-HOLDERS_NAMED = 10
-INSTANT = 1e-6  # seconds: a shorter pause is only the rounding error of the clock
-
-_ADVICE = "use `async with concurrency(...)` or `await asyncio.to_thread(rate_limit, ...)`"
-
-
-class Source(Protocol):
-    """What a limit hands out. Every method is called under the lock of the limits."""
-
-    @property
-    def defined(self) -> bool:
-        """False: there is nothing to keep to, and everybody may pass."""
-        ...
-
-    @property
-    def most(self) -> int | None:
-        """The largest amount that can ever be had at once; None = any."""
-        ...
-
-    def pause(self, request: Request) -> float:
-        """Return in how many seconds there is room: 0 = now, infinity = when somebody gives back."""
-        ...
-
-    def take(self, request: Request) -> None: ...
-
-    def give(self, request: Request) -> None:
-        """Take back what `request` holds, if it holds anything."""
-        ...
-
-    def describe(self, name: str) -> str:
-        """Tell a person what stands in the way."""
-        ...
-
-
-class Slots:
-    """A number of places that are held and given back."""
-
-    def __init__(self) -> None:
-        self.capacity: int | None = None
-        self.holders: dict[Request, int] = {}
-
-    @property
-    def defined(self) -> bool:
-        return self.capacity is not None
-
-    @property
-    def most(self) -> int | None:
-        return self.capacity
-
-    def pause(self, request: Request) -> float:
-        if self.capacity is None:
-            return 0.0
-        # Added up each time: a counter beside the dictionary could be left wrong by an interrupt. The request
-        # itself is among the holders if an interrupt struck while it was being admitted.
-        others = sum(self.holders.values()) - self.holders.get(request, 0)
-        return 0.0 if others + request.amount <= self.capacity else inf
-
-    def take(self, request: Request) -> None:
-        self.holders[request] = request.amount
-
-    def give(self, request: Request) -> None:
-        self.holders.pop(request, None)
-
-    def describe(self, name: str) -> str:
-        holders = [request.holder for request in self.holders]
-        named = ", ".join(holders[:HOLDERS_NAMED])
-        more = f" and {len(holders) - HOLDERS_NAMED} more" if len(holders) > HOLDERS_NAMED else ""
-        by = f", held by {named}{more}" if holders else ""
-        return f"concurrency limit {name!r} ({sum(self.holders.values())} of {self.capacity} slots taken{by})"
-
-
-class Rate:
-    """So many per second. The bookkeeping is one number: the moment at which everything taken is paid for.
-
-    `burst` says how much may be taken on credit. Without it, each request waits until the ones before it are
-    paid for, so requests pass at even distances, and a large one makes the next one wait long.
-    """
-
-    def __init__(self) -> None:
-        self.per_second: float | None = None
-        self.burst: int | None = None
-        self.paid_at = -inf
-
-    @property
-    def defined(self) -> bool:
-        return self.per_second is not None
-
-    @property
-    def most(self) -> int | None:
-        return self.burst
-
-    def pause(self, request: Request) -> float:
-        if self.per_second is None:
-            return 0.0
-        credit = 0 if self.burst is None else self.burst - request.amount
-        pause = self.paid_at - credit / self.per_second - clock.get().monotonic()
-        return pause if pause > INSTANT else 0.0
-
-    def take(self, request: Request) -> None:
-        if self.per_second is not None:
-            self.paid_at = max(self.paid_at, clock.get().monotonic()) + request.amount / self.per_second
-
-    def give(self, request: Request) -> None:
-        """Nothing: what has passed has passed."""
-
-    def describe(self, name: str) -> str:
-        return f"rate limit {name!r} ({self.per_second:g} per second)"
+MOMENT = 0.005  # seconds
 
 
 S_co = TypeVar("S_co", bound=Source, covariant=True)
+S = TypeVar("S", bound=Source)
+T = TypeVar("T")
 
 
 class Limit(Generic[S_co]):
     """A name, what it hands out, and the line in front of it."""
 
-    __slots__ = ("line", "name", "source")
+    __slots__ = ("line", "loaded", "name", "rest", "sheet", "source")
 
     def __init__(self, name: str, source: S_co) -> None:
         self.name = name
         self.source = source
+        self.sheet: Sheet | None = None  # None: this process is alone
+        self.rest = NOBODY  # the earliest ticket in other processes
+        self.loaded = 0  # when the sheet was read: see `Limits._load`
         # An ordered dictionary: looking at the front and leaving from the middle both cost the same for a
         # line of any length. A plain one gets slow at the front once many have left from there.
         self.line: OrderedDict[Request, None] = OrderedDict()
+
+    def forget_company(self) -> None:
+        """What other processes have is not known any more."""
+        self.rest = NOBODY
+        self.source.forget_company()
 
     def first(self) -> Request | None:
         return next(iter(self.line), None)
@@ -189,6 +98,7 @@ class Request:
         "limits",
         "notified",
         "notify",
+        "ticket",
         "timer",
     )
 
@@ -209,6 +119,7 @@ class Request:
         self.closed = False  # cancelled, refused or given back
         self.notified = False
         self.error: Exception | None = None
+        self.ticket = NOBODY  # its number among those who wait, in all processes
         self.timer: clock.Timer | None = None  # when to look again, while first in line for a rate
 
     def submit(self) -> bool:
@@ -239,13 +150,26 @@ class Request:
 
 
 class Limits:
-    """The limits of one process and everybody who wants to pass them. Thread-safe; nothing here blocks."""
+    """The limits of one store and everybody in this process who wants to pass them. Thread-safe.
 
-    def __init__(self) -> None:
+    Nothing here blocks, but for the moment that another process needs to do the same.
+    """
+
+    def __init__(self, ledger: Ledger | None = None) -> None:
+        """Without a `ledger`, this process is alone."""
+        self._ledger = ledger
         self._lock = RLock()
         self._slots: dict[str, Limit[Slots]] = {}
         self._rates: dict[str, Limit[Rate]] = {}
         self._settled: deque[Request] = deque()  # decided under the lock, to be notified without it
+        self._visit = 0  # to the sheets
+        self._touched: dict[Limit[Source], None] = {}  # to be written down
+        self._redefinitions: list[Limit[Source]] = []  # by other processes, as they are found
+        self._tags: dict[frozenset[str], list[Limit[Slots]]] = {}  # what `tag_slots` has found
+        self._tags_until = 0.0  # then it looks again
+        self._is_apart = False  # the files cannot be had just now
+        self._trouble = False  # which has been said
+        self._watch = Watch(self._look_around)
 
     # --- definitions ------------------------------------------------------------------------------------
 
@@ -255,60 +179,94 @@ class Limits:
         Holders keep what they have: if that is more than `capacity`, nobody enters until it is less. Who
         waits for more than `capacity` is refused with a `ValueError`.
         """
-        with self._lock:
-            limit = self._slots.setdefault(name, Limit(name, Slots()))
-            if limit.source.capacity == capacity:  # the common case: each user of the limit defines it
-                return
-            limit.source.capacity = capacity
-            self._redefined(limit)
-        self._notify()
+        self._define(self._slots, name, Slots, (capacity, None))
 
     def define_rate(self, name: str, per_second: float | None, burst: int | None = None) -> None:
         """Let `name` be passed `per_second` times, see `Rate`; None = the rate is no longer defined."""
-        with self._lock:
-            limit = self._rates.setdefault(name, Limit(name, Rate()))
-            if (limit.source.per_second, limit.source.burst) == (per_second, burst):
-                return
-            limit.source.per_second, limit.source.burst = per_second, burst
-            self._redefined(limit)
-        self._notify()
+        self._define(self._rates, name, Rate, (per_second, burst if per_second is not None else None))
 
     def slots(self, names: Iterable[str]) -> list[Limit[Slots]]:
         """Return the concurrency limits that are defined for `names`, ordered by name."""
-        return _defined(self._slots, names)
+        return self._find(self._slots, names, Slots)
 
     def rates(self, names: Iterable[str]) -> list[Limit[Rate]]:
         """Return the rate limits that are defined for `names`, ordered by name."""
-        return _defined(self._rates, names)
+        return self._find(self._rates, names, Rate)
 
     def tag_slots(self, tags: Iterable[str]) -> list[Limit[Slots]]:
         """Return the concurrency limits that apply to a task run with `tags`: those named `tag:…`."""
-        return _defined(self._slots, [f"tag:{tag}" for tag in tags]) if self._slots else []
+        if self._ledger is None:
+            return self.slots([f"tag:{tag}" for tag in tags]) if self._slots else []
+        return self._of_tags(frozenset(tags))
+
+    def _of_tags(self, tags: frozenset[str]) -> list[Limit[Slots]]:
+        """Believed for a moment: each tagged task run asks more than once."""
+        now = monotonic()
+        if now > self._tags_until:
+            self._tags.clear()
+            self._tags_until = now + MOMENT
+        found = self._tags.get(tags)
+        if found is None:
+            found = self._tags[tags] = self.slots([f"tag:{tag}" for tag in tags])
+        return found
+
+    def _define(self, table: dict[str, Limit[S]], name: str, make: Callable[[], S], numbers: Definition) -> None:
+        with self._lock:
+            limit = self._known(table, name, make, create=numbers != UNDEFINED)
+            if limit is None or self._definition(limit) == numbers == limit.source.definition:
+                return  # the common case: each user of the limit defines it
+        self._exclusively(self._redefine, limit, numbers)
+        self._tags.clear()
+        self._notify()
+
+    def _redefine(self, limit: Limit[Source], numbers: Definition) -> None:
+        self._load(limit)
+        limit.source.define(numbers)
+        if limit.sheet is not None and not self._is_apart:
+            try:
+                limit.sheet.define(numbers)
+            except OSError as error:
+                self._part(error)
+        self._redefined(limit)
+
+    def _find(self, table: dict[str, Limit[S]], names: Iterable[str], make: Callable[[], S]) -> list[Limit[S]]:
+        if self._ledger is None:
+            found = [table[name] for name in sorted(names) if name in table]
+            return [limit for limit in found if limit.source.defined]
+        with self._lock:
+            known = [self._known(table, name, make, create=False) for name in sorted(names)]
+            return [limit for limit in known if limit is not None and self._definition(limit) != UNDEFINED]
+
+    def _known(self, table: dict[str, Limit[S]], name: str, make: Callable[[], S], *, create: bool) -> Limit[S] | None:
+        limit = table.get(name)
+        if limit is not None and (limit.sheet is not None or self._ledger is None):
+            return limit
+        source = make() if limit is None else limit.source
+        sheet = self._sheet(source.kind, name, create=create)
+        if limit is None and (create or sheet is not None):
+            limit = table.setdefault(name, Limit(name, source))
+        if limit is not None and sheet is not None:
+            limit.sheet = sheet
+        return limit
+
+    def _definition(self, limit: Limit[Source]) -> Definition:
+        """As it is now; another process may have changed it."""
+        if limit.sheet is not None:
+            try:
+                return limit.sheet.definition() or limit.source.definition
+            except OSError as error:
+                self._part(error)
+        return limit.source.definition
 
     # --- the lines --------------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> bool:
-        with self._lock:
-            if request.closed:
-                return False
-            for limit in request.limits:
-                error = limit.too_much(request)
-                if error is not None:
-                    raise error
-            for limit in request.limits:
-                limit.line[request] = None
-            if self._may_pass(request):
-                self._grant(request)
-            return request.granted
+        return self._exclusively(self._submit, request)
 
     def withdraw(self, request: Request, error: Exception | None = None) -> bool:
-        with self._lock:
-            if request.granted or request.closed:
-                return False
-            self._withdraw(request, error)
-            self._admit_next(request.limits)
+        is_in_line = self._exclusively(self._leave, request, error)
         self._notify()
-        return True
+        return is_in_line
 
     def close(self, request: Request) -> None:
         self._close(request)
@@ -316,17 +274,13 @@ class Limits:
 
     def explain(self, request: Request, waited: float) -> str:
         """Describe what `request` has been waiting for, and why in vain."""
-        with self._lock:
-            obstacles = [
-                limit.source.describe(limit.name) + _ahead(limit, request)
-                for limit in request.limits
-                if limit.first() is not request or limit.source.pause(request) > 0
-            ]
+        obstacles = self._exclusively(self._obstacles, request)
         return f"Timed out after {waited:g} s waiting for {' and '.join(obstacles)}"
 
     def forget_holders(self) -> None:
         """Start afresh in a forked child: its parent's requests are not its own. Definitions stay."""
         self._lock = RLock()  # the old one may have been held by a thread that did not come along
+        self._watch.start_afresh()
         self._settled.clear()
         limits: list[Limit[Source]] = [*self._slots.values(), *self._rates.values()]
         for limit in limits:
@@ -334,16 +288,48 @@ class Limits:
             for request in (*limit.line, *holders):
                 request.closed = True
                 self._drop(request)
+        self._touched.clear()  # the sheets that it has now say nothing of this process
+
+    def rest(self) -> None:
+        """Let go of files and threads, until they are needed again."""
+        self._watch.end()
+        if self._ledger is not None:
+            with self._lock:
+                self._ledger.rest()
 
     def _close(self, request: Request) -> None:
+        try:
+            is_back = self._give_back(request)
+        except OSError as error:
+            self._part(error)
+            is_back = False
+        if not is_back:
+            self._exclusively(self._shut, request)
+
+    def _give_back(self, request: Request) -> bool:
+        """Without keeping others out, if nobody here waits: a process may write its own row at any time.
+
+        Whoever reads meanwhile sees more taken than is. False: not so simple.
+        """
+        if self._ledger is None or self._lock._is_owned():  # type: ignore[attr-defined]
+            return False
         with self._lock:
+            sheets = [(limit, limit.sheet) for limit in request.limits if limit.sheet is not None]
+            if any(limit.line or limit in self._touched for limit in request.limits) or self._is_apart:
+                return False
+            if not (self._ledger.is_current() and all(sheet.is_listed for _, sheet in sheets)):
+                return False
             request.closed = True
-            self._drop(request)
-            self._admit_next(request.limits)
+            for limit, sheet in sheets:
+                limit.source.give(request)
+                self._touched[limit] = None
+                if limit.source.kind == Slots.kind:
+                    sheet.write(limit.source.tell(sheet), 0, limit.source.who())
+                del self._touched[limit]
+            return True
 
     def _look(self, request: Request) -> None:
-        with self._lock:
-            self._admit_next(request.limits)
+        self._exclusively(self._admit_next, request.limits)
         self._notify()
 
     def _notify(self) -> None:
@@ -362,7 +348,180 @@ class Limits:
                 logger.exception("Could not tell %s that its turn has come", request.holder)
                 self._close(request)
 
+    # --- other processes --------------------------------------------------------------------------------
+
+    def _exclusively(self, action: Callable[..., T], *arguments: Any) -> T:
+        """Call `action` while nobody else, here or in another process, has to do with limits."""
+        is_nested = self._lock._is_owned()  # type: ignore[attr-defined]  # by a signal handler
+        with self._lock:
+            if self._ledger is None or is_nested:
+                return action(*arguments)
+            try:
+                self._begin(self._ledger)
+                return action(*arguments)
+            finally:
+                self._end(self._ledger)
+
+    def _begin(self, ledger: Ledger) -> None:
+        self._visit += 1
+        try:
+            if ledger.lock():
+                self._touched.update(dict.fromkeys(self._all()))  # nobody knows yet what this process holds
+            self._is_apart = False
+        except OSError as error:
+            self._part(error)
+
+    def _end(self, ledger: Ledger) -> None:
+        """An interrupt may strike here: then the next one who comes does it, for instance when it gives back."""
+        try:
+            while self._redefinitions:
+                self._redefined(self._redefinitions.pop())
+            while self._touched and not self._is_apart:
+                limit = next(iter(self._touched))
+                self._write(limit)
+                self._touched.pop(limit, None)
+        except OSError as error:
+            self._part(error)
+        finally:
+            ledger.unlock()
+
+    def _write(self, limit: Limit[Source]) -> None:
+        self._load(limit)
+        if limit.sheet is None or self._is_apart:
+            return
+        held = limit.source.tell(limit.sheet)
+        first = limit.first()
+        limit.sheet.write(held, 0 if first is None else first.ticket, limit.source.who() if held else "")
+
+    def _load(self, limit: Limit[Source]) -> None:
+        """Learn what other processes have written; once for each time that they are kept out."""
+        if limit.sheet is None or limit.loaded == self._visit or self._is_apart:
+            return
+        try:
+            definition = limit.sheet.load()
+            if definition is None:
+                definition = limit.source.definition
+                limit.sheet.define(definition)
+        except OSError as error:
+            self._part(error)
+            return
+        limit.loaded = self._visit
+        limit.rest = limit.sheet.first_elsewhere()
+        limit.source.learn(limit.sheet)
+        if definition != limit.source.definition:
+            limit.source.define(definition)
+            self._redefinitions.append(limit)
+
+    def _part(self, error: OSError) -> None:
+        """Go on alone, for now: what cannot be shared still holds here."""
+        self._is_apart = True
+        for limit in self._all():
+            limit.forget_company()
+        if not self._trouble:
+            self._trouble = True
+            logger.warning("Limits hold in this process only, because what others use cannot be had: %s", error)
+
+    def _sheet(self, kind: str, name: str, *, create: bool) -> Sheet | None:
+        if self._ledger is None:
+            return None
+        try:
+            return self._ledger.sheet(kind, name, create=create)
+        except OSError as error:
+            self._part(error)
+            return None
+
+    def _all(self) -> list[Limit[Source]]:
+        return [*self._slots.values(), *self._rates.values()]
+
+    def _look_around(self, is_time: bool) -> float | None:
+        """Move on if others have; see `Watch`."""
+        waited_for = [limit for limit in self._all() if limit.line]
+        if not waited_for:
+            return None
+        shared = [limit for limit in waited_for if limit.sheet is not None]
+        changed = any(limit.sheet.changed() for limit in shared if limit.sheet is not None)
+        has_company = any(limit.sheet.has_company for limit in shared if limit.sheet is not None)
+        if changed or has_company or is_time:
+            self._exclusively(self._look_at, shared, is_time)
+            self._notify()
+        return 0 if changed else STEADY if has_company else ALONE
+
     # The rest is called with the lock held.
+
+    def _submit(self, request: Request) -> bool:
+        if request.closed:
+            return False
+        for limit in request.limits:
+            self._load(limit)
+            error = limit.too_much(request)
+            if error is not None:
+                raise error
+        for limit in request.limits:
+            limit.line[request] = None
+        if self._may_pass(request) or (self._has_buried(request) and self._may_pass(request)):
+            self._grant(request)
+        elif self._ledger is not None:
+            self._line_up(request, self._ledger)
+        return request.granted
+
+    def _line_up(self, request: Request, ledger: Ledger) -> None:
+        """Other processes are to know that it waits, if it is the first here."""
+        has_company = False
+        if not self._is_apart:
+            try:
+                request.ticket = ledger.ticket()
+            except OSError as error:
+                self._part(error)
+        for limit in request.limits:
+            self._touched[limit] = None
+            has_company |= limit.sheet is not None and limit.sheet.has_company
+        self._watch.begin(hurry=has_company)
+
+    def _has_buried(self, request: Request) -> bool:
+        """Whether there were dead processes in the way of a request that is the first in its lines."""
+        found = False
+        for limit in request.limits:
+            if limit.sheet is not None and limit.sheet.has_company and limit.first() is request:
+                found |= self._drop_dead(limit, limit.sheet)
+        return found
+
+    def _drop_dead(self, limit: Limit[Source], sheet: Sheet) -> bool:
+        if self._is_apart or not sheet.drop_dead():
+            return False
+        limit.rest = sheet.first_elsewhere()
+        limit.source.learn(sheet)
+        return True
+
+    def _look_at(self, limits: Sequence[Limit[Source]], is_time: bool) -> None:
+        for limit in limits:
+            if limit.sheet is None:
+                continue
+            self._load(limit)
+            self._drop_dead(limit, limit.sheet)
+            if is_time and not self._is_apart:
+                limit.sheet.look()
+        self._admit_next(limits)
+
+    def _leave(self, request: Request, error: Exception | None) -> bool:
+        if request.granted or request.closed:
+            return False
+        self._withdraw(request, error)
+        self._admit_next(request.limits)
+        return True
+
+    def _shut(self, request: Request) -> None:
+        request.closed = True
+        self._drop(request)
+        self._admit_next(request.limits)
+
+    def _obstacles(self, request: Request) -> list[str]:
+        for limit in request.limits:
+            self._load(limit)
+        return [
+            limit.source.describe(limit.name) + _ahead(limit, request)
+            for limit in request.limits
+            if limit.first() is not request or limit.rest < request.ticket or limit.source.pause(request) > 0
+        ]
 
     def _redefined(self, limit: Limit[Source]) -> None:
         for request in list(limit.line):
@@ -381,6 +540,7 @@ class Limits:
 
     def _drop(self, request: Request) -> None:
         for limit in request.limits:
+            self._touched[limit] = None
             limit.line.pop(request, None)
             limit.source.give(request)
         if request.timer is not None:
@@ -402,6 +562,9 @@ class Limits:
         for limit in request.limits:
             if limit.first() is not request and request in limit.line:
                 return False
+            self._load(limit)
+            if limit.rest < request.ticket:
+                return False
             pause = max(pause, limit.source.pause(request))
         if pause > 0:
             self._look_again(request, pause)
@@ -410,6 +573,7 @@ class Limits:
     def _grant(self, request: Request) -> None:
         # Out of the lines comes last: if an interrupt strikes before, the next look at a line finds it again.
         for limit in request.limits:
+            self._touched[limit] = None
             limit.source.take(request)
         request.granted = not request.closed
         for limit in request.limits:
@@ -424,115 +588,60 @@ class Limits:
             request.timer = clock.get().call_later(pause, partial(self._look, request))
 
 
-class Lease:
-    """A request on behalf of code that waits for it, without a runner's slot, and whatever it was granted.
-
-    Gives back what it holds when it is dropped: an interrupt can strike when the `with` statement has not yet
-    got hold of its context manager, or on the first line of `__exit__`.
-    """
-
-    __slots__ = ("_table", "request")
-
-    def __init__(self, table: Limits, limits: Sequence[Limit[Source]], amount: int, holder: str) -> None:
-        self._table = table
-        self.request = Request(table, limits, amount, _nobody, holder)
-
-    def wait(self, timeout: float | None) -> None:
-        """Block this thread until the request is granted; `TimeoutError` after `timeout` seconds.
-
-        If this raises, the caller must `release`.
-        """
-        gate = Gate()
-        self.request.notify = gate.open
-        if self.request.submit():
-            return
-        timer = self._expire_after(timeout)
-        try:
-            waiting.block(gate, None, advice=_ADVICE)
-        finally:
-            timer.cancel()
-        self._check()
-
-    async def rest(self, timeout: float | None) -> None:
-        """`wait` for a coroutine of asyncio: other coroutines run meanwhile."""
-        import asyncio  # by now it is loaded; this module must not be the one to load it
-
-        loop = asyncio.get_running_loop()
-        woken = loop.create_future()
-        self.request.notify = lambda: loop.call_soon_threadsafe(_wake, woken)
-        if self.request.submit():
-            return
-        timer = self._expire_after(timeout)
-        try:
-            await waiting.rest(woken)
-        finally:
-            timer.cancel()
-        self._check()
-
-    def release(self) -> None:
-        """Give back what was granted, or leave the line. Calling it again does no harm."""
-        self.request.release()
-
-    def __del__(self) -> None:
-        request: Request | None = getattr(self, "request", None)  # an interrupt may strike in __init__ too
-        if request is not None and not request.closed and not sys.is_finalizing():
-            # Not here and now: a finalizer runs in the middle of whatever its thread is doing.
-            clock.get().call_later(0, request.release)
-
-    def _expire_after(self, timeout: float | None) -> clock.Timer:
-        if timeout is None:
-            return _NEVER
-        if timeout <= 0:
-            self._expire(timeout)
-            return _NEVER
-        return clock.get().call_later(timeout, partial(self._expire, timeout))
-
-    def _expire(self, timeout: float) -> None:
-        self.request.refuse(TimeoutError(self._table.explain(self.request, timeout)))
-
-    def _check(self) -> None:
-        if self.request.error is not None:
-            raise self.request.error
-
-
-class _Never:
-    """The timer of somebody who waits for ever."""
-
-    def cancel(self) -> bool:
-        return False
-
-
-_NEVER = _Never()
-
-
-def _nobody() -> None:
-    """Whom a request notifies before anybody waits for it."""
-
-
-def _wake(woken: asyncio.Future[None]) -> None:
-    if not woken.done():  # it is done if the coroutine was cancelled meanwhile
-        woken.set_result(None)
-
-
-T = TypeVar("T", bound=Limit[Source])
-
-
-def _defined(table: dict[str, T], names: Iterable[str]) -> list[T]:
-    found = [table[name] for name in sorted(names) if name in table]
-    return [limit for limit in found if limit.source.defined]
-
-
 def _ahead(limit: Limit[Source], request: Request) -> str:
     ahead = 0
     for other in limit.line:
         if other is request:
             break
         ahead += 1
+    if limit.sheet is not None:
+        ahead += limit.sheet.ahead(request.ticket)
     return f" with {ahead} ahead in line" if ahead else ""
 
 
-shared = Limits()
-"""The limits of this process."""
+_tables: dict[str, Limits] = {}  # by the directory, and by other names of it
+_opening = RLock()
+
+
+def of(home: str | os.PathLike[str] | None = None) -> Limits:
+    """The limits of the store in `home`; None: of the one that the settings name here and now."""
+    name = find_home() if home is None else os.fspath(home)
+    table = _tables.get(name)
+    if table is None:
+        with _opening:
+            place = os.path.realpath(name) if name else name  # one directory is one store, whatever it is called
+            table = _tables.get(place) or Limits(open_ledger(place))
+            _tables[place] = _tables[name] = table
+    return table
+
+
+def _no_store() -> str:
+    return ""
+
+
+def _no_ledger(home: str) -> Ledger | None:
+    return None
+
+
+find_home: Callable[[], str] = _no_store
+"""Set by `penstock`: the engine knows no implementation of a store."""
+
+open_ledger: Callable[[str], Ledger | None] = _no_ledger
+"""Likewise."""
+
+
+def rest() -> None:
+    """Let go of files and threads, until they are needed again."""
+    for table in set(_tables.values()):
+        table.rest()
+
+
+def _forget_holders() -> None:
+    global _opening
+    _opening = RLock()
+    for table in set(_tables.values()):
+        table.forget_holders()
+
 
 if sys.platform != "win32":
-    os.register_at_fork(after_in_child=shared.forget_holders)
+    os.register_at_fork(after_in_child=_forget_holders)

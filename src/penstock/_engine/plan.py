@@ -31,7 +31,8 @@ class Plan:
     is_generator: bool = False
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     retries: int = 0  # the machine's view of the policy: plain fields, because it reads them at every step
-    cached: bool = False
+    cached: bool = False  # its value is looked for before the body runs, and kept afterwards
+    keeping: Any = None  # how; None: it is not
     condition: Hook | None = None
     timeout: float | None = None
     hooks: Mapping[str, Sequence[Hook]] = field(default_factory=dict)

@@ -5,14 +5,20 @@ Runs on the recorder's thread while the run goes on, and at the run's end on the
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock._core.errors import text_of, traceback_of
 from penstock._engine.ids import as_hex
 from penstock.futures import UnexpandedFutureList
 from penstock.states import Status
-from penstock.store.base import AttemptRow, Batch, EdgeRow, RunRow
+from penstock.store.base import AttemptRow, Batch, EdgeRow, ResultRow, RunRow
 
 if TYPE_CHECKING:
     from penstock._core.graph import Link
@@ -21,16 +27,21 @@ if TYPE_CHECKING:
 _NO_TAGS = "[]"
 _STATUS_NAMES = {status: status.name for status in Status}
 _NO_ERROR = (None, None, None)
+LONGEST_PARAMETERS = 64_000  # characters
+_PLAIN = frozenset({type(None), bool, int, float, str})
+_NOT_KEPT = (None, None, None, None)
 
 
 class Snapshot:
     """What is to be recorded of a run, without the run."""
 
-    __slots__ = ("_attempts", "_edges", "_row")
+    __slots__ = ("_attempts", "_edges", "_results", "_row", "power")
 
     unstarted = False
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, results: Sequence[ResultRow] = (), power: bool = False) -> None:
+        self._results = results
+        self.power = power
         links, run.fresh_edges = run.fresh_edges, ()
         self._edges = [row for link in links for row in _edges(run, link)] if links else ()
         self._attempts, run.past = run.past, ()
@@ -43,14 +54,60 @@ class Snapshot:
         batch.edges.extend(self._edges)
         batch.attempts.extend(self._attempts)
         batch.runs.append(self._row)
+        batch.results.extend(self._results)
+
+
+def process_facts() -> dict[str, Any]:
+    """What tells the process that a root run belongs to."""
+    facts = {"host": platform.node(), "pid": os.getpid(), "python": platform.python_version()}
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    return facts if script is None else {**facts, "script": os.path.abspath(script)}
+
+
+@functools.cache
+def _process_facts(pid: int) -> str:
+    return json.dumps(process_facts())
+
+
+def root_facts(run: Run | None = None) -> str:
+    """What else the record says of a root run: its process, and the parameters of a flow, for another life."""
+    facts = _process_facts(os.getpid())
+    if run is not None and run.engine.script is not None:
+        facts = json.dumps({**process_facts(), "script": run.engine.script})
+    if run is None or not is_plain(run.parameters):
+        return facts
+    text = json.dumps(run.parameters)
+    return f'{facts[:-1]}, "parameters": {text}}}' if len(text) <= LONGEST_PARAMETERS else facts
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON gives back the very same value."""
+    try:
+        return _is_plain(value)
+    except RecursionError:
+        return False
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+    if kind is list:
+        return all(map(_is_plain, value))
+    return kind in _PLAIN and (kind is not float or math.isfinite(value))
+
+
+def parameters_address(run_id: str) -> str:
+    """Under which address the parameters of a flow run are kept that JSON cannot give back."""
+    return f"{run_id}.parameters"
 
 
 class Foreign:
-    """Rows that were made in another process."""
+    """Rows that were made in another process, or apart from a run."""
 
     __slots__ = ("_batch",)
 
-    unstarted = False
+    unstarted = power = False
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
@@ -63,6 +120,7 @@ class Foreign:
         batch.attempts.extend(self._batch.attempts)
         batch.edges.extend(self._batch.edges)
         batch.logs.extend(self._batch.logs)
+        batch.results.extend(self._batch.results)
 
 
 def _row(run: Run) -> RunRow:
@@ -97,6 +155,9 @@ def _row(run: Run) -> RunRow:
         json.dumps(sorted(run.tags)) if run.tags else _NO_TAGS,
         plan.version,
         engine.facts if parent is None else None,
+        engine.owner if parent is None else None,
+        engine.resumed_from if parent is None else None,
+        *(_NOT_KEPT if run.memo is None else run.memo.columns()),
     )
 
 

@@ -33,14 +33,26 @@ from collections.abc import Callable
 from itertools import islice
 from logging import getLogger
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from penstock._engine.mailbox import LOOK_EVERY
-from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, RunRow, Store, StoreLocked, StoreMissing
+from penstock.store.base import (
+    AttemptRow,
+    Batch,
+    EdgeRow,
+    LogRow,
+    OwnerDeclaredDead,
+    ResultRow,
+    RunRow,
+    Store,
+    StoreLocked,
+    StoreMissing,
+)
 
 WINDOW = 0.05  # seconds in which work gathers before it is written
 YOUTH = 4  # windows that the first row of a run that waits to start may be late
 CHUNK = 4096  # runs and log lines taken from the queue for one transaction: others wait for it
+HEAVY = 8_000_000  # bytes of kept values beyond which a transaction takes no more
 BACKLOG = 100_000  # records kept in memory while the store cannot be written
 RETRY = 1.0  # seconds between attempts to write to a failing store
 PATIENCE = 1.0  # seconds that a barrier waits for a store that takes nothing
@@ -49,6 +61,7 @@ EXIT_PATIENCE = 30.0  # seconds that `close` waits for a locked store
 STUCK = 10.0  # seconds after which `close` believes that a write will never return
 
 _logger = getLogger("penstock.store")
+T = TypeVar("T")
 
 
 class Recordable(Protocol):
@@ -57,6 +70,11 @@ class Recordable(Protocol):
     @property
     def unstarted(self) -> bool:
         """Whether it only waits: then its first row may be a little late, and often is also its last."""
+        ...
+
+    @property
+    def power(self) -> bool:
+        """Whether it must survive a power failure from the moment that it is committed."""
         ...
 
     def taken(self, ticket: Ticket) -> Recordable:
@@ -85,9 +103,10 @@ class Touchable(Recordable, Protocol):
 class _Marker:
     """A place in the queue. Settled once everything before it is stored, or could not be."""
 
-    __slots__ = ("settled", "stored")
+    __slots__ = ("everything", "settled", "stored")
 
-    def __init__(self) -> None:
+    def __init__(self, *, everything: bool = True) -> None:
+        self.everything = everything  # also the runs that only wait, whose rows may be late
         self.settled = threading.Event()
         self.stored = False
 
@@ -104,22 +123,24 @@ class Backlog:
         self.attempts: list[AttemptRow] = []
         self.edges: list[EdgeRow] = []
         self.logs: list[LogRow] = []
+        self.results: list[ResultRow] = []
         self.dropped = 0
 
     @property
     def size(self) -> int:
-        return len(self.runs) + len(self.attempts) + len(self.edges) + len(self.logs)
+        return len(self.runs) + len(self.attempts) + len(self.edges) + len(self.logs) + len(self.results)
 
     def add(self, batch: Batch) -> None:
         self.runs.update((row.id, row) for row in batch.runs)
         self.attempts += batch.attempts
         self.edges += batch.edges
         self.logs += batch.logs
+        self.results += batch.results
 
     def first(self, count: int) -> Batch:
         """Return the oldest rows, `count` of each table at most."""
         runs = list(islice(self.runs.values(), count))
-        return Batch(runs, self.attempts[:count], self.edges[:count], self.logs[:count])
+        return Batch(runs, self.attempts[:count], self.edges[:count], self.logs[:count], self.results[:count])
 
     def forget(self, batch: Batch) -> None:
         """Remove what `first` returned."""
@@ -128,6 +149,7 @@ class Backlog:
         del self.attempts[: len(batch.attempts)]
         del self.edges[: len(batch.edges)]
         del self.logs[: len(batch.logs)]
+        del self.results[: len(batch.results)]
 
     def trim(self, bound: int) -> None:
         """Get down to `bound` rows: the runs that finished go first, then log lines, oldest first."""
@@ -144,6 +166,7 @@ class Backlog:
         self.attempts = [row for row in self.attempts if row.run_id not in ids]
         self.edges = [row for row in self.edges if row.downstream_id not in ids]
         self.logs = [row for row in self.logs if row.run_id not in ids]
+        self.results = [row for row in self.results if row.address not in ids]
 
 
 class Recorder:
@@ -165,6 +188,8 @@ class Recorder:
         """`watch` is called now and then, on the writer thread, while recorded runs go on."""
         self._open_store = open_store
         self._watch = watch
+        self.greet: Callable[[Store], object] | None = None  # called once, when the store has been written to first
+        self.farewells: list[Callable[[], object]] = []  # called when it has closed
         self._window = window
         self._bound = backlog
         self._store: Store | None = None
@@ -185,11 +210,13 @@ class Recorder:
         self._backlog = Backlog()
         self._young: list[tuple[int, Ticket]] = []  # taken from the queue, and not yet written
         self._round = 0
+        self._taken = 0  # from the queue, so far
         self._paused = False
         self._live: dict[str, RunRow] = {}  # stored runs that have not ended
         self._watch_at = 0.0
         self._generation = 0
         self._commits = 0
+        self._power = False  # something that is to be written next must survive a power failure
         self._trouble: Exception | None = None
 
     # For engines.
@@ -242,17 +269,48 @@ class Recorder:
             commits = self._commits
         return marker.stored
 
+    def commit(self) -> bool:
+        """Have what was handed in before committed, by this thread; False if the store cannot take it.
+
+        Threads that commit at the same time share a transaction. Blocks for as long as that takes, but not for a store
+        that is known to be in trouble.
+        """
+        marker = _Marker(everything=False)
+        self._put(marker)
+        while not marker.settled.is_set():
+            if self._trouble is not None or self._closing:
+                self._wake()
+                return False
+            self._flush_chunk(CHUNK, until=marker)
+        return marker.stored
+
     def get(self, run_id: str) -> RunRow | None:
         """What is recorded of a run, in whatever process; None if nothing is. Blocks, as `barrier` does."""
         self.barrier()
-        store = self._store or self._open_store()
         try:
-            return store.get(run_id)
+            return self.reader.get(run_id)
         except StoreMissing:
             return None
-        finally:
-            if store is not self._store:
-                store.close()
+
+    @property
+    def reader(self) -> Store:
+        """The store, for reading: what has been committed. Its methods may raise `StoreUnavailable`."""
+        store = self._store
+        if store is None:
+            with self._writing:
+                store = self._opened()
+        return store
+
+    def exclusively(self, action: Callable[[Store], T]) -> T:
+        """Call `action` with the store while nobody else in this process writes to it. May raise `StoreUnavailable`."""
+        with self._writing:
+            return action(self._opened())
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            self._store = self._open_store()
+            self._generation = self._store.generation
+        return self._store
 
     def close(self, timeout: float = EXIT_PATIENCE) -> None:
         """Write what is left, let go of the store. Blocks for `timeout` seconds if the store is locked.
@@ -265,6 +323,8 @@ class Recorder:
             finally:
                 self._report_loss()
                 self._release_store()
+                for farewell in self.farewells:
+                    farewell()
 
     # The writer thread.
 
@@ -303,6 +363,7 @@ class Recorder:
                 self._gather()
             else:
                 self._sleep()
+            self._meet()
             self._look_out()
 
     def _gather(self) -> None:
@@ -321,6 +382,16 @@ class Recorder:
             self._bell.clear()
         self._asleep = False
 
+    def _meet(self) -> None:
+        if self._store is None or self.greet is None:
+            return
+        greet, self.greet = self.greet, None
+        try:
+            with self._writing:
+                greet(self._store)
+        except Exception as error:
+            _logger.warning("Cannot see whether runs were left behind by processes that died: %s", error)
+
     def _look_out(self) -> None:
         if self._watch is None or not self._live or monotonic() < self._watch_at:
             return
@@ -337,26 +408,32 @@ class Recorder:
     def _flush(self) -> bool:
         """Offer everything that is in the queue now to the store; True if it has taken all of it."""
         waiting = len(self._queue)
-        stored = self._flush_chunk(min(waiting, CHUNK))
-        while waiting > CHUNK:
-            waiting -= CHUNK
+        while True:
+            before = self._taken
             stored = self._flush_chunk(min(waiting, CHUNK))
-        return stored
+            waiting -= self._taken - before
+            if waiting <= 0:
+                return stored
 
-    def _flush_chunk(self, count: int) -> bool:
+    def _flush_chunk(self, count: int, until: _Marker | None = None) -> bool:
         with self._turnstile:
             pass  # a fork that waits to happen goes first: locks alone are not fair
         with self._writing:
+            if until is not None and until.settled.is_set():
+                return True  # by the thread that held the lock
             batch, markers = self._take(count)
-            self._ripen(batch, everything=bool(markers) or self._closing)
+            self._ripen(batch, everything=any(marker.everything for marker in markers) or self._closing)
             stored = self._offer(batch)
-        for marker in markers:
-            marker.settle(stored)
+            for marker in markers:
+                marker.settle(stored)
         return stored
 
     def _take(self, count: int) -> tuple[Batch, list[_Marker]]:
         batch, markers = Batch.empty(), []
-        for _ in range(min(count, len(self._queue))):
+        left, weight = min(count, len(self._queue)), 0
+        while left > 0 and weight <= HEAVY:
+            left -= 1
+            self._taken += 1
             item = self._queue.popleft()
             if isinstance(item, LogRow):
                 batch.logs.append(item)
@@ -365,8 +442,19 @@ class Recorder:
             elif item[0].unstarted:
                 self._young.append((self._round, item))
             else:
-                _snapshot(item, batch)
+                weight += self._read(item, batch)
         return batch, markers
+
+    def _read(self, ticket: Ticket, batch: Batch) -> int:
+        """Add what is on a ticket to the batch; how many bytes of kept values that were."""
+        before = len(batch.results)
+        try:
+            taken = ticket[0].taken(ticket)
+            taken.rows(batch)
+            self._power = self._power or taken.power
+        except Exception:
+            _logger.exception("A run could not be recorded")
+        return sum([row.size for row in batch.results[before:] if row.path is None])
 
     def _ripen(self, batch: Batch, everything: bool) -> None:
         """Take the runs that have started or waited for long enough; all, if somebody waits for them."""
@@ -376,7 +464,7 @@ class Recorder:
             if not everything and ticket[0].unstarted and self._round - born < YOUTH:
                 self._young.append((born, ticket))
             else:
-                _snapshot(ticket, batch)
+                self._read(ticket, batch)
 
     def _offer(self, batch: Batch) -> bool:
         # Whatever a store raises, this thread has to survive: without it nothing is ever recorded again.
@@ -386,6 +474,9 @@ class Recorder:
                 self._write(batch)
         except StoreLocked as error:
             self._backlog.add(batch)
+            return self._keep_for_later(error)
+        except OwnerDeclaredDead as error:  # for good: somebody else may have gone on with the runs
+            self._backlog.dropped += batch.size
             return self._keep_for_later(error)
         except Exception:
             self._backlog.add(batch)
@@ -400,6 +491,7 @@ class Recorder:
             self._offer_backlog()
         except Exception as error:
             return self._keep_for_later(error)
+        self._power = False
         self._recovered()
         return True
 
@@ -415,14 +507,12 @@ class Recorder:
             self._backlog.forget(part)
 
     def _write(self, batch: Batch) -> None:
-        if self._store is None:
-            self._store = self._open_store()
-            self._generation = self._store.generation
-        self._store.write(batch, patience=LOCK_PATIENCE)
+        store = self._opened()
+        store.write(batch, patience=LOCK_PATIENCE, power=self._power)
         self._commits += 1
         self._remember_live(batch)
-        if self._generation != self._store.generation:
-            self._generation = self._store.generation
+        if self._generation != store.generation:
+            self._generation = store.generation
             if self._trouble is None and not self._began_afresh:  # else that has been said
                 self._began_afresh = True
                 _logger.warning(
@@ -495,13 +585,6 @@ class Recorder:
                 item[0].taken(item)
         self._queue.clear()
         self._start_afresh()
-
-
-def _snapshot(ticket: Ticket, batch: Batch) -> None:
-    try:
-        ticket[0].taken(ticket).rows(batch)
-    except Exception:
-        _logger.exception("A run could not be recorded")
 
 
 # One recorder per process and store.

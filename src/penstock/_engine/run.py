@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from penstock._core.graph import Inputs, Link
     from penstock._engine.attempt import Call
     from penstock._engine.engine import Engine
+    from penstock._engine.keeping import Memo
     from penstock._engine.limits import Request as Lease
     from penstock._engine.plan import Plan
     from penstock._engine.recorder import Recordable, Ticket
@@ -112,6 +113,7 @@ class Run:
         "links",
         "lock",
         "looked",
+        "memo",
         "message",
         "number",
         "on_childless",
@@ -189,6 +191,7 @@ class Run:
         self.call: Call | None = None
         self.generator: Callable[[], Any] | None = None  # weak: the generator that a consumer iterates over
         self.lease: Lease | None = None  # its place within the limits that its tags name
+        self.memo: Memo | None = None  # what is to be known about keeping its value, and those below it
         # For the record.
         self.custom_name: str | None = None
         self.shown: str | None = None  # the parameters' short representation; they themselves are let go
@@ -291,6 +294,10 @@ class Run:
         return self.status is _PENDING
 
     @property
+    def power(self) -> bool:
+        return False  # what it has not ended with can be done again
+
+    @property
     def has_started(self) -> bool:
         return self.status is RUNNING
 
@@ -383,6 +390,8 @@ class Run:
     # --- states -------------------------------------------------------------------------------------------
 
     def state(self) -> State[Any]:
+        if self.memo is not None and self.memo.undone:
+            self.public = None
         if self.public is not None and self.status.final:
             return self.public
         with self.lock:
@@ -394,6 +403,8 @@ class Run:
 
     def _state(self, status: Status, reason: Reason, attempt: int, cancel_asked: bool) -> State[Any]:
         kind, name = _shown_as(status, reason, attempt, cancel_asked)
+        if self.memo is not None and self.memo.undone:
+            name = "RolledBack"
         data = Deferred(self.value, fetch) if self.kept else self.value
         changes = status * 1000 + attempt * 10 + reason  # the same facts give the same state id
         return State(

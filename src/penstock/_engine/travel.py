@@ -12,16 +12,18 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from penstock._core.canonical import main_name
 from penstock._core.machine import Event
 from penstock._core.outcome import Outcome
 from penstock._core.serial import LARGE, Packed, is_plain, pack
-from penstock._engine import capture
+from penstock._engine import capture, keeping
 from penstock._engine.context import current_tags
 from penstock.exceptions import SerializationError
 from penstock.settings import overrides
 
 if TYPE_CHECKING:
     from penstock._engine.attempt import Call
+    from penstock._engine.engine import Engine
     from penstock._engine.run import Run
     from penstock.settings import Settings
 
@@ -42,6 +44,18 @@ class Ancestor(NamedTuple):
     parameters: dict[str, Any]
     created: float
     attempt: int
+    position: str | None
+
+
+class Keeps(NamedTuple):
+    """What a worker needs to know to keep the values of tasks that the visiting body calls, and to find kept ones."""
+
+    home: str  # directory of the store; on another host there is none
+    defaults: Any
+    lives: Sequence[str]
+    rerun: frozenset[str]
+    starts: frozenset[str]
+    main: str  # under which name the script at home would be imported
 
 
 class Household(NamedTuple):
@@ -60,6 +74,7 @@ class Household(NamedTuple):
     overrides: Mapping[str, str] | None  # of settings, in the context of the flow
     levels: dict[str, int]  # of the loggers at home
     home: str  # the process
+    keeps: Keeps | None
     timeout: float | None = None  # seconds for one attempt, if it is to be stopped there and not from home
 
 
@@ -72,6 +87,7 @@ class Visit(NamedTuple):
     context_tags: frozenset[str]
     attempt: int
     parameters: dict[str, Any]
+    position: str | None  # where it is in the tree of runs; None: nobody has asked yet
 
 
 class Stray(NamedTuple):
@@ -134,6 +150,7 @@ def pack_household(run: Run) -> Packed:
         None if run.context is None else run.context.get(overrides),
         capture.levels(),
         capture.this_process(),
+        _keeps(run.engine),
     )
     return pack(household, plan.name)
 
@@ -149,7 +166,8 @@ def pack_visit(call: Call) -> tuple[Packed, Packed | None]:
     common = None if run.shared is None else run.shared.packed()
     parameters = run.parameters if common is None else run.shared.own_of(run.parameters)  # type: ignore[union-attr]
     handles: list[Any] | None = None if run.kept_inputs is None else []
-    visit = Visit(run.id, run.name, run.tags, tags, run.attempt + (not call.claimed), parameters)
+    position = keeping.position_abroad(run)
+    visit = Visit(run.id, run.name, run.tags, tags, run.attempt + (not call.claimed), parameters, position)
     try:
         plain = all(map(is_plain, parameters.values()))
         return pack(tuple(visit), run.plan.name, plain=plain, handles=handles), common
@@ -182,11 +200,29 @@ class Shared:
         return {name: value for name, value in parameters.items() if name not in self.names}
 
 
+def _keeps(engine: Engine) -> Keeps | None:
+    if engine.home is None:
+        return None
+    past = engine.past
+    return Keeps(engine.home, engine.defaults, past.lives, past.rerun, past.starts, main_name())
+
+
 def _describe(run: Run) -> Ancestor:
     plan = run.plan
     shown = {name: value if _is_small(value) else type(value).__name__ for name, value in run.parameters.items()}
+    position = None if run.memo is None else run.memo.position
     return Ancestor(
-        plan.kind, plan.name, run.name, plan.key, plan.version, run.id, run.tags, shown, run.created, run.attempt
+        plan.kind,
+        plan.name,
+        run.name,
+        plan.key,
+        plan.version,
+        run.id,
+        run.tags,
+        shown,
+        run.created,
+        run.attempt,
+        position,
     )
 
 

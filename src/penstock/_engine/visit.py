@@ -7,37 +7,53 @@ stays at home, is said in `travel`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextvars import copy_context
+from importlib import import_module
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from penstock._core.binding import Binder
+from penstock._core.canonical import assume_main
 from penstock._core.machine import Event
 from penstock._core.outcome import Outcome
-from penstock._engine import capture, drive, ending
+from penstock._engine import capture, drive, ending, keeping
 from penstock._engine.attempt import Call
 from penstock._engine.context import current_tags
 from penstock._engine.engine import Engine
+from penstock._engine.past import Past
 from penstock._engine.plan import Plan
 from penstock._engine.run import Run
 from penstock._engine.travel import Ancestor, Household, Report, Stray, Visit
+from penstock.exceptions import StoreUnavailable
 from penstock.settings import overrides
 from penstock.states import Status
-from penstock.store.base import Batch
+from penstock.store.base import Batch, Store
 
 if TYPE_CHECKING:
+    from penstock._engine.archive import Archive
     from penstock._engine.lifecycle import Life
     from penstock.task_runners.base import TaskRunner
 
+_PATIENCE = 5.0  # seconds to wait for a store that is locked
 _HOOKS = ("on_running", "on_completion", "on_failure", "on_cancellation", "on_crashed")
 _NO_HOOKS: dict[str, list[Any]] = {name: [] for name in _HOOKS}
 
 
 class Relay:
-    """The recorder of a worker: what the runs below the visiting one have come to goes home."""
+    """The recorder of a worker: what the runs below the visiting one have come to goes home.
 
-    def __init__(self, send_home: Callable[[Any], object]) -> None:
+    Kept values do not wait for that: whoever has asked for one may be told only when it is stored, so this process
+    stores it, with the record of its run, which the rows at home will replace.
+    """
+
+    def __init__(self, send_home: Callable[[Any], object], open_store: Callable[[], Store] | None) -> None:
         self.send_home = send_home
+        self._open_store = open_store
+        self._store: Store | None = None
+        self._storing = Lock()
+        self._unstored: list[tuple[Batch, bool]] = []  # and whether it must survive a power cut
 
     def touch(self, run: Run) -> None: ...
     def log(self, row: Any) -> None:
@@ -46,7 +62,33 @@ class Relay:
     def finish(self, run: Run, snapshot: Any) -> None:
         batch = Batch.empty()
         snapshot.rows(batch)
+        if batch.results:
+            self._unstored.append((batch, snapshot.power))
         self.send_home(("rows", tuple(batch)))
+
+    def add(self, rows: Any) -> None:
+        batch = Batch.empty()
+        rows.rows(batch)
+        self._unstored.append((batch, rows.power))
+
+    @property
+    def reader(self) -> Store:
+        if self._store is None:
+            assert self._open_store is not None
+            self._store = self._open_store()
+        return self._store
+
+    def commit(self) -> bool:
+        """Store the values that are waiting; False if the store cannot take them."""
+        with self._storing:
+            batches, self._unstored = self._unstored, []
+            try:
+                for batch, power in batches:
+                    self.reader.write(batch, patience=_PATIENCE, power=power)
+            except StoreUnavailable:
+                self._unstored = batches + self._unstored
+                return False
+        return True
 
     def barrier(self, patience: float = 0.0) -> bool:
         return True
@@ -56,11 +98,18 @@ class Home:
     """What this process keeps for the visits of one household. `visit` is for one thread at a time."""
 
     def __init__(
-        self, household: Household, make_runner: Callable[[], TaskRunner], send_home: Callable[[Any], object]
+        self,
+        household: Household,
+        make_runner: Callable[[], TaskRunner],
+        send_home: Callable[[Any], object],
+        *,
+        open_store: Callable[[str], Store],
     ) -> None:
         if household.home != capture.this_process():
             _capture(household)
-        self._engine = _engine_for(household, make_runner, Relay(send_home))
+        keeps = household.keeps
+        relay = Relay(send_home, None if keeps is None else lambda: open_store(keeps.home))
+        self._engine = _engine_for(household, make_runner, relay)
         self._plan = _plan_for(household)
         self._overrides = household.overrides
         self._run: Run | None = None
@@ -74,6 +123,8 @@ class Home:
         visit.parameters.update(common)
         run = Run(visit.id, self._plan, engine, engine.root, visit.parameters, visit.tags)
         run.custom_name, run.attempt = visit.run_name, visit.attempt - 1
+        # Where its place is not known, nobody below it finds anything of another life: an id is in no other.
+        keeping.memo_of(run).position = visit.position or run.hex
         run.context = copy_context()
         run.context.run(current_tags.set, visit.context_tags)
         run.context.run(overrides.set, self._overrides)
@@ -146,11 +197,25 @@ def _engine_for(household: Household, make_runner: Callable[[], TaskRunner], rel
     """An engine whose root is the flow run at home: the visiting run is one of its runs, like any task run."""
     engine: Engine | None = None
     for ancestor in reversed([one for one in household.ancestors if one.kind == "flow"]):
-        engine = Engine(make_runner(), relay, household.settings, engine)
+        engine = Engine(make_runner(), relay, household.settings, engine, lambda: _archive_for(household, relay))
         engine.root = _stand_in(engine, ancestor)
+        if household.keeps is not None:
+            engine.home, engine.defaults = household.keeps.home, household.keeps.defaults
+            engine.past = Past(relay, household.keeps.lives, household.keeps.rerun, household.keeps.starts)
+            assume_main(household.keeps.main)
         engine.logs_prints, engine.forgives = household.log_prints, household.forgives
     assert engine is not None  # only a flow run has a runner of its own
     return engine
+
+
+def _archive_for(household: Household, relay: Any) -> Archive | None:
+    """Where values are kept: nowhere, if the store is on another host."""
+    keeps, settings = household.keeps, household.settings
+    if keeps is None or not os.path.isdir(keeps.home):
+        return None
+    make = import_module("penstock._engine.archive").Archive  # slow to load, and most bodies keep nothing
+    archive: Archive = make(keeps.home, relay, settings.results_local_storage_path, settings.results_key_path)
+    return archive
 
 
 def _stand_in(engine: Engine, ancestor: Ancestor) -> Run:
@@ -168,6 +233,7 @@ def _stand_in(engine: Engine, ancestor: Ancestor) -> Run:
     parent = None if engine.outer is None else engine.outer.root
     run = Run(ancestor.id, plan, engine, parent, ancestor.parameters, ancestor.tags)
     run.custom_name, run.created, run.attempt = ancestor.run_name, ancestor.created, ancestor.attempt
+    keeping.memo_of(run).position = ancestor.position or run.hex
     run.status = Status.RUNNING  # as far as this process can know
     return run
 

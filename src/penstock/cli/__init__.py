@@ -1,4 +1,5 @@
-"""The command `penstock`: looks at what was recorded. It reads the store, and changes nothing.
+"""The command `penstock`: looks at what was recorded. It reads the store, and changes nothing, but for one thing:
+runs whose process has died are recorded as crashed (`recovery`).
 
 Exit status: 0 done; 2 the command line was wrong; 3 no such run or store; 5 the store cannot be read. With
 `--json`, standard output is one JSON document; everything else goes to standard error.
@@ -6,17 +7,18 @@ Exit status: 0 done; 2 the command line was wrong; 3 no such run or store; 5 the
 
 from __future__ import annotations
 
+import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import click
 
-from penstock import settings
+from penstock import recovery, settings
 from penstock.cli import listing, showing
 from penstock.cli.text import as_json
-from penstock.exceptions import ConfigurationError, StoreUnavailable
+from penstock.exceptions import ConfigurationError, ResumeError, StoreUnavailable
 from penstock.store.base import Reader, RunRow, StoreMissing
-from penstock.store.sqlite import SQLiteReader
 
 EVERYTHING = sys.maxsize
 STATUSES = ("PENDING", "RUNNING", "WAITING", "COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -32,7 +34,7 @@ _json = click.option("--json", "json_wanted", is_flag=True, help="Print one JSON
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="penstock", message="%(prog)s %(version)s")
 def main() -> None:
-    """Look at recorded flow runs and task runs."""
+    """Look at recorded flow runs and task runs, and go on with those that did not complete."""
     # A name that the terminal's encoding lacks must not end the command.
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
@@ -86,6 +88,28 @@ def show(run: str, limit: int, json_wanted: bool, store: Path | None) -> None:
             click.echo(showing.as_text(reader, row, limit))
 
 
+@main.command()
+@click.argument("run")
+@click.option("--rerun", multiple=True, metavar="TASK", help="Execute tasks of this name in any case.")
+@click.option("--from-task", multiple=True, metavar="TASK", help="Likewise, and all that depend on their futures.")
+@_store
+def resume(run: str, rerun: tuple[str, ...], from_task: tuple[str, ...], store: Path | None) -> None:
+    """Go on with a flow run that did not complete: a new run, which repeats nothing whose result was kept.
+
+    RUN is an id or the beginning of one, a run name, or @last. The flow runs in this process. Exit status: 0 it has
+    completed, 1 failed, 2 it cannot be resumed, 4 cancelled, 5 crashed.
+    """
+    with _Opened(store) as reader:
+        row = _the_run(reader, run)
+    if store is not None:
+        os.environ["PENSTOCK_HOME"] = str(store)
+    try:
+        # Loads the whole library, which the other commands do without.
+        raise SystemExit(import_module("penstock.cli.resuming").carry_out(row, rerun, from_task))
+    except ResumeError as error:
+        raise click.UsageError(str(error)) from error
+
+
 class NotFound(click.ClickException):
     """There is no such run, or no store."""
 
@@ -103,7 +127,7 @@ class _Opened:
 
     def __init__(self, directory: Path | None) -> None:
         try:
-            self._reader = SQLiteReader(directory or settings.home())
+            self._reader = recovery.open_reader(directory or settings.home())
         except ConfigurationError as error:
             raise click.UsageError(str(error)) from error
 

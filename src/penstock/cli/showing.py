@@ -147,7 +147,7 @@ def _failure(run: RunRow, end: AttemptRow | RunRow) -> Iterator[str]:
     which = ""
     if isinstance(end, AttemptRow) and run.attempts > 1:
         which = f", attempt {end.number} of {run.attempts}"
-    yield f"  {title(run)}{which}: {printable(end.error_type)}: {printable(end.error or '')}"
+    yield f"  {title(run)}{which}: {printable(end.error_type)}: {printable(end.error or run.message or '')}"
     if place := user_line(end.traceback or ""):
         yield f"    {place}"
 

@@ -70,5 +70,7 @@ def _check(url: str, option: str) -> None:
         raise ImportError(f"{option}={url!r} needs the 'fsspec' package: pip install \"penstock[remote]\"") from None
     try:
         get_filesystem_class(url.partition("://")[0].partition("::")[0])
+    except ImportError as error:
+        raise ImportError(f"{option}={url!r}: {error}") from error
     except ValueError as error:
         raise ConfigurationError(f"{option}={url!r}: {error}") from error

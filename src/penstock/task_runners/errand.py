@@ -15,6 +15,7 @@ from typing import Any
 
 from penstock._core import serial
 from penstock._core.serial import Packed
+from penstock.store import owners
 from penstock.task_runners import base
 from penstock.task_runners.base import Homecoming
 from penstock.task_runners.reports import pack_report, packed_error
@@ -31,9 +32,11 @@ class Errand:
     common: Packed | None = None
     visit: Packed | None = None
     timeout: float | None = None
+    ties: tuple[owners.Tie, ...] = ()  # of the flow's process
 
     def __reduce__(self) -> Any:
-        return Errand, (_whole(self.household), _whole(self.common), _whole(self.visit), self.timeout)
+        ties = self.ties or owners.ties()
+        return Errand, (_whole(self.household), _whole(self.common), _whole(self.visit), self.timeout, ties)
 
     def execute(self) -> Homecoming | None:
         """Call the body; what is to be sent home. Does not raise."""
@@ -44,7 +47,7 @@ class Errand:
             return None
         notes: list[Any] = []
         try:
-            with _desks.borrowed(self.household, self.timeout) as desk:
+            with owners.joined(self.ties), _desks.borrowed(self.household, self.timeout) as desk:
                 desk.notes = notes
                 common = {} if self.common is None else serial.unpack(self.common)
                 report = desk.home.visit(serial.unpack(self.visit), common, lambda: False)

@@ -29,6 +29,7 @@ from penstock._core import serial
 from penstock._core.binding import short
 from penstock._core.machine import Event
 from penstock.exceptions import CancelledRun, WorkerLost
+from penstock.store import owners
 from penstock.task_runners import base
 from penstock.task_runners.reports import pack_report, packed_error
 
@@ -60,6 +61,7 @@ class Order(NamedTuple):
     items: Sequence[Item]
     shared: Mapping[int, Any]  # frames, or where they are in the cargo
     tries: int = 1  # at a body that raises
+    ties: Sequence[owners.Tie] = ()  # of the flow's process
 
 
 class Outlet(ABC):
@@ -108,7 +110,10 @@ def steps(order: Order, cargo: Sequence[Any], outlet: Outlet) -> Iterator[tuple[
     work = Work(order, cargo, outlet)
     _going_on[order.shipment] = work
     try:
-        yield from work.steps()
+        with owners.joined(order.ties):  # as long as it is executed, the owner is not dead
+            yield from work.steps()
+    except owners.OwnerGone:
+        pass  # nobody is there who could be told
     finally:
         del _going_on[order.shipment]
 
@@ -290,8 +295,9 @@ class Work:
 
     def _bodies(self, hand: int) -> None:
         base.here.slot = Slot(self, hand)
-        while hand == self._hand and (item := self._next_item()) is not None:
-            self._body(item, hand)
+        with owners.joined(self._order.ties):  # also when this thread has been left behind
+            while hand == self._hand and (item := self._next_item()) is not None:
+                self._body(item, hand)
         if hand == self._hand:
             self._jobs.put(self._end)
 

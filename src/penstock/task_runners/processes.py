@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Self
 from penstock import settings
 from penstock._core import serial
 from penstock.exceptions import WorkerLost
+from penstock.store import owners
 from penstock.task_runners.backlog import Backlog, apart, is_wanted
 from penstock.task_runners.base import Call, Capabilities, TaskRunner
 from penstock.task_runners.channel import MARKS, Channel, close_all, lay_out, new_marks, pick_up
@@ -419,7 +420,7 @@ class Worker(threading.Thread):
         self._the_channel.send(("marks",), [descriptor])
         os.close(descriptor)
         packed = serial.pack(self._pool.initializer, "initializer")
-        self._send_with_buffers(("init", sys.path, packed.data), packed)
+        self._send_with_buffers(("init", owners.ties(), sys.path, packed.data), packed)
         self._await_readiness()
 
     def _await_readiness(self) -> None:

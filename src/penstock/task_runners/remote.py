@@ -26,6 +26,7 @@ from weakref import WeakSet
 from penstock._core import serial
 from penstock._core.errors import describe
 from penstock.exceptions import FailedRun, WorkerLost
+from penstock.store import owners
 from penstock.task_runners.backlog import Lanes, apart, is_wanted, lane_of
 from penstock.task_runners.base import Call, Kept, TaskRunner
 from penstock.task_runners.outpost import Item, Order, copied, frames, messages, read_box
@@ -326,7 +327,7 @@ class Dispatcher:
                 items[number] = Item(number, home, args, own, given)
         if not on_board:
             return None
-        order = Order(uuid.uuid4().hex, self.id, list(items.values()), shared)
+        order = Order(uuid.uuid4().hex, self.id, list(items.values()), shared, ties=owners.ties())
         return Shipment(on_board, order, cargo)
 
     def _share(self, packed: serial.Packed, shared: dict[int, Any], cargo: list[Any]) -> int:

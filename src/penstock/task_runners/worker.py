@@ -17,6 +17,7 @@ from typing import Any
 
 from penstock._core import serial
 from penstock.exceptions import CancelledRun
+from penstock.store import owners
 from penstock.task_runners import base
 from penstock.task_runners.channel import MARKS, Channel, close_all, lay_out, open_marks, pick_up
 from penstock.task_runners.reports import pack_report, packed_error
@@ -34,8 +35,9 @@ def main(descriptor: int) -> None:
         worker = Worker(channel)
         worker.prepare()
         worker.work()
-    except (EOFError, OSError):
+    except (EOFError, OSError, owners.OwnerGone):
         os._exit(1)  # the parent is gone
+    owners.disown_all()
     sys.stdout.flush()
     os._exit(0)
 
@@ -68,7 +70,8 @@ class Worker:
         _, descriptors = self._channel.receive()
         self._marks = open_marks(descriptors[0])
         close_all(descriptors)
-        (_, path, data), descriptors = self._channel.receive()
+        (_, ties, path, data), descriptors = self._channel.receive()
+        owners.join(ties)  # before anything of the user's: as long as this process lives, its owner is not dead
         sys.path[:] = path
         base.prepare_worker()
         try:
