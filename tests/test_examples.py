@@ -23,6 +23,9 @@ FILES = sorted(path.name for path in EXAMPLES.glob("*.py"))
 
 EXACT = {
     "async_flow.py": "1 2 a 6 b 7 c 8 d 9 ",
+    "caching.py": (
+        "computing 2\ncomputing 3\n[4, 9]\ncomputing 4\n[4, 9, 16]\nsquare: miss\n  argument number differs\n"
+    ),
     "hello_world.py": "<class 'str'>\nHello Marvin!\n",
     "map_constant.py": "[6, 7, 8]\n",
     "map_results.py": "[0, 10, 20, 30, 40]\n",
@@ -35,6 +38,10 @@ EXACT = {
     ),
     "result_or_exception.py": "returned: \"I'm a task!\"\nfailed: ValueError('no luck')\n",
     "results.py": "42\n",
+    "resume.py": (
+        "measure Oslo\nmeasure Bern\nmeasure Lima\nended by SIGKILL\nmeasure Lima\nmeasure Quito\ntotal 17\n"
+    ),
+    "transactions.py": "deleted\nFailed, the report is not there\nCompleted, the report is there\n",
     "unmapped.py": "[10, 11, 12]\n",
 }
 
@@ -131,6 +138,9 @@ def check_dask_nested(printed: str) -> None:
     assert lines[2:] == ["Hello from Dask!"]
 
 
+# Runs that are not executed because their values were kept.
+CACHED = {"caching.py": ["square-0", "square-1"], "resume.py": ["measure-0", "measure-1"]}
+
 CHECKS: dict[str, Callable[[str], None]] = {
     "dask_nested.py": check_dask_nested,
     "dask_parallel.py": check_dask_parallel,
@@ -164,9 +174,11 @@ def test_leaves_a_complete_record(name: str, own_store: Path) -> None:
     run(name)
     root, below = recorded(own_store)
     assert (root.kind, root.state_name) == ("flow", "Completed")
-    failed = [row.run_name for row in below if row.state_name != "Completed"]
+    cached = [row for row in below if row.state_name == "Cached"]
+    assert [row.run_name for row in cached] == CACHED.get(name, [])
+    failed = [row.run_name for row in below if row.state_name not in ("Completed", "Cached")]
     assert failed == (["my_task-0"] if name == "result_or_exception.py" else [])
-    assert below and all(row.ended is not None and row.attempts == 1 for row in below)
+    assert below and all(row.ended is not None and row.attempts == (row not in cached) for row in below)
 
 
 def test_grid_runs_have_the_names_of_their_template(own_store: Path) -> None:
