@@ -51,8 +51,8 @@ def keeping_in(definition: Definition, engine: Engine, archive: Archive) -> Keep
     """How the values of a definition are kept in an engine that keeps them."""
     own, settings = definition.keeping, engine.settings
     defaults = defaults_of(definition, engine)
-    policy = _policy(definition, settings)
-    asker = _Asker(definition, policy)
+    policy = policy_in(definition, engine)
+    asker = _Asker(definition, policy, None if settings.tasks_disable_caching else own.storage_key)
     storage = defaults.storage if policy is None or policy.key_storage is None else policy.key_storage
     return Keeping(
         serializer=get_serializer(defaults.serializer or settings.results_default_serializer),
@@ -68,9 +68,9 @@ def keeping_in(definition: Definition, engine: Engine, archive: Archive) -> Keep
     )
 
 
-def _policy(definition: Definition, settings: Any) -> CachePolicy | None:
+def policy_in(definition: Definition, engine: Engine) -> CachePolicy | None:
     """What makes the keys; None if the cache is neither read nor written."""
-    own = definition.keeping
+    own, settings = definition.keeping, engine.settings
     if definition.kind != "task" or settings.tasks_disable_caching:
         return None
     if own.key_fn is not None:
@@ -94,8 +94,9 @@ def lock_manager_of(policy: Any) -> Any:
 class _Asker:
     """Makes questions of runs: for one definition in one engine."""
 
-    def __init__(self, definition: Definition, policy: CachePolicy | None) -> None:
+    def __init__(self, definition: Definition, policy: CachePolicy | None, storage_key: Any) -> None:
         self._definition = definition
+        self._storage_key = storage_key
         self._policy = policy
         self._left_out = frozenset(getattr(policy, "exclude", ()) or ())
 
@@ -118,7 +119,7 @@ class _Asker:
         return code_digest(self._definition.fn)
 
     def _own_key(self, run: Run) -> str | None:
-        option = self._definition.keeping.storage_key
+        option = self._storage_key
         if option is None:
             return None
         if callable(option):

@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from penstock import caching, calls
-from penstock._core.keys import Unhashable, digest_of
-from penstock.cache_policies import differences
+from penstock._core.code import identity_of
+from penstock._core.errors import describe
+from penstock._core.keys import Unhashable
+from penstock.cache_policies import differences, ingredients
 from penstock.exceptions import ResultCorrupt, StoreUnavailable
 from penstock.futures import Future, wait
 from penstock.results.sealed import Header, peek
@@ -66,11 +68,16 @@ def _no(task: Definition, reason: str) -> CacheExplanation:
 
 
 def _why_uncached(task: Definition, run: Run) -> str:
-    for name, value in run.parameters.items():
-        try:
-            digest_of(value, name)
-        except Unhashable as error:
-            return caching.refusal(error, task.name)
+    policy = caching.policy_in(task, run.engine)
+    if policy is None:
+        return "it is not to be cached: its cache_policy is NO_CACHE, or a setting turns caching off"
+    try:
+        identity_of(task.fn, task.name, strict=True)
+        ingredients(policy, caching.context_of(run), run.parameters, caching.flow_parameters(run))
+    except Unhashable as error:
+        return caching.refusal(error, task.name)
+    except Exception as error:
+        return f"its cache key cannot be computed: {describe(error)}"
     return "its cache policy gives no key"
 
 

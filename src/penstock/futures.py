@@ -366,6 +366,10 @@ class FutureList(ListOfFutures[T]):
 
     _rebuild_as = list
 
+    def __init__(self, futures: Iterable[Future[T]] = (), /) -> None:
+        super().__init__(futures)
+        self._alive = states._ALIVE  # an empty one must not be overlooked where no future exists: it arrives as a list
+
     def wait(self, timeout: float | None = None) -> None:
         """Block until every run has ended or `timeout` seconds have passed. Never raises because of a run."""
         _check_timeout(timeout)
@@ -419,7 +423,6 @@ class UnexpandedFutureList(FutureList[T], graph.Upstream):
 
     def __init__(self, expansion: Expansion) -> None:
         super().__init__()
-        self._alive = states._ALIVE
         self._expansion: Expansion | None = expansion
         self._promise = expansion
 

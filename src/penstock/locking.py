@@ -15,6 +15,8 @@ from threading import Condition, Lock, Timer
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
+from penstock.store.filelock import try_to_lock
+
 __all__ = ["FileSystemLockManager", "MemoryLockManager"]
 
 _Seconds = float | None
@@ -191,7 +193,7 @@ class FileSystemLockManager:
                 if hold_timeout is not None:
                     self._table.holds[key] = hold._replace(timer=self._timed(key, hold, hold_timeout))
                 return True
-            descriptor = _locked(self._path(key))
+            descriptor = try_to_lock(self._path(key))
             if descriptor is not None:
                 self._keep(key, _Hold(descriptor, holder), hold_timeout)
             return descriptor is not None
@@ -264,23 +266,6 @@ class FileSystemLockManager:
 
     def __repr__(self) -> str:
         return f"FileSystemLockManager({self._directory!r})"
-
-
-def _locked(path: str) -> int | None:
-    """A descriptor of the file that holds its lock, or None if somebody else has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except BaseException:
-        os.close(descriptor)
-        raise
-    # Taken, or released between opening and locking: then the file is gone, and the lock on it excludes nobody.
-    os.close(descriptor)
-    return None
 
 
 def _tries(timeout: _Seconds) -> Iterator[None]:

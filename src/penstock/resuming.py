@@ -13,6 +13,7 @@ from uuid import UUID
 
 from penstock import calls, generators, settings
 from penstock._core.code import code_digest
+from penstock._core.errors import describe
 from penstock._engine import clock, keeping
 from penstock._engine.context import current_run
 from penstock._engine.ids import as_hex, id_block
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["resume"]
 
 _NAMED_AT_MOST = 10
+_ALL = 1_000_000_000
 
 
 def resume(
@@ -57,8 +59,8 @@ def resume(
     Returns what calling the flow would: its value, a coroutine if it is asynchronous, an iterator if it is a
     generator, with `return_state=True` the final state. Blocks as that call does. Raises `ResumeError`, before
     anything has started, if the run is unknown, goes on, or has completed; if the flow cannot be found; if a
-    parameter was not recorded. May be called in any number of processes at once: one of them goes on, the others
-    get `ResumeError`.
+    parameter was not recorded; if `rerun` or `from_task` names a task that it has not called. May be called in any
+    number of processes at once: one of them goes on, the others get `ResumeError`.
     """
     old = OldRun.find(flow_run_id)
     definition = old.flow() if flow is None else flow
@@ -122,7 +124,8 @@ class OldRun:
         if unknown:
             raise ParameterBindError(f"Flow {flow.name!r} has no parameter {min(unknown)!r}")
         recorded = self._recorded()
-        values = {**recorded, **others}
+        # A record has all parameters that the flow had: others are new, and have their defaults if there are any.
+        values = {**others} if recorded is None else {**_defaults(flow), **recorded, **others}
         missing = [name for name in flow.binder.names if name not in values]
         if missing:
             named = ", ".join(f"{name!r}: …" for name in missing)
@@ -132,18 +135,23 @@ class OldRun:
             )
         return {name: values[name] for name in flow.binder.names}
 
-    def _recorded(self) -> dict[str, Any]:
+    def _recorded(self) -> dict[str, Any] | None:
         plain = self.facts.get("parameters")
         if plain is not None:
             return dict(plain)
         try:
             return dict(self._archive.read(Place(parameters_address(self.row.id), None)))
         except (LookupError, OSError, ResultCorrupt, StoreUnavailable):
-            return {}
+            return None
 
     def lives(self) -> list[RunRow]:
         """The run, those it was resumed from, and those that resumed one of them; the latest first."""
         return self.recorder.reader.lives(self.row.id)
+
+
+def _defaults(flow: Flow[..., Any]) -> dict[str, Any]:
+    parameters = flow.binder.signature.parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
 def _hex(run_id: UUID | str) -> str:
@@ -207,13 +215,28 @@ def _start(
     """Claim the old run, make the new one and say what it will have to do again. Raises `ResumeError`."""
     lives = old.lives()
     ids = [row.id for row in lives]
+    _check_names(old, ids, {*rerun, *starts})
     number = next(id_block())
-    _claim(old, lives, as_hex(number))
     life = calls.Life(number, Past(old.recorder, ids, rerun, starts), old.row.id, old.facts.get("script"))
     run = calls.flow_run(flow, flow.task_runner.duplicate(), parameters, (), life)
-    for line in forecast(old.recorder, ids, run.created):
+    # Last: nothing may come between the claim and the start, or nobody could claim the run as long as this process is.
+    _claim(old, lives, as_hex(number))
+    for line in _forecast_if_possible(old.recorder, ids, run.created):
         keeping.warn(run, line)
     return run
+
+
+def _check_names(old: OldRun, lives: Sequence[str], asked: set[str]) -> None:
+    """Raise `ResumeError` for names that no life knows: what is misspelt would be restored without a word."""
+    store = old.recorder.reader
+    if not asked or not (asked - {row.name for row in store.kept(lives)}):
+        return
+    known = {row.name for life in lives for row in store.tree(life, limit=_ALL)}
+    if unknown := sorted(asked - known):
+        raise ResumeError(
+            f"Run {old.row.run_name!r} has no task {unknown[0]!r}: those that it has called are "
+            f"{', '.join(map(repr, sorted(known))) or 'none'}"
+        )
 
 
 def _claim(old: OldRun, lives: Sequence[RunRow], new_id: str) -> None:
@@ -248,6 +271,13 @@ def _claim(old: OldRun, lives: Sequence[RunRow], new_id: str) -> None:
 
 
 # --- what will not be restored ----------------------------------------------------------------------------------
+
+
+def _forecast_if_possible(recorder: Recorder, lives: Sequence[str], now: float) -> list[str]:
+    try:
+        return forecast(recorder, lives, now)
+    except Exception as error:  # of the store, or of user code that is imported to be compared
+        return [f"what will run again cannot be told: {describe(error)}"]
 
 
 def forecast(recorder: Recorder, lives: Sequence[str], now: float) -> list[str]:

@@ -57,6 +57,15 @@ class CommitMode(StrEnum):
     OFF = "OFF"  # only if it is told to: what has not been committed by hand is rolled back at its end
 
 
+def _mode(option: CommitMode | str) -> CommitMode:
+    try:
+        return CommitMode(option)
+    except ValueError:
+        raise ConfigurationError(
+            f"'commit_mode' must be one of {', '.join(mode.name for mode in CommitMode)}; got {option!r}"
+        ) from None
+
+
 class IsolationLevel(StrEnum):
     """What transactions with the same key see of each other."""
 
@@ -103,7 +112,7 @@ class Transaction(Node):
             raise TypeError(f"'key' must be a string; got {type(key).__name__}")
         self.key = key
         self.store = store
-        self.commit_mode = None if commit_mode is None else CommitMode(commit_mode)
+        self.commit_mode = None if commit_mode is None else _mode(commit_mode)
         self.isolation_level = None if isolation_level is None else IsolationLevel(isolation_level)
         self.overwrite = overwrite
         self.write_on_commit = write_on_commit

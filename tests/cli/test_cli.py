@@ -364,3 +364,36 @@ def test_the_command_loads_only_what_it_needs() -> None:
     code = "import sys, penstock.cli; print(*{'asyncio', 'pydantic', 'rich', 'sqlite3'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout == "\n"
+
+
+def test_looking_never_unpickles(tmp_path: Path) -> None:
+    """A kept value whose unpickling would leave a trace: no command that looks does so."""
+    trap = tmp_path / "trap.py"
+    trap.write_text(
+        textwrap.dedent(
+            f"""
+            from pathlib import Path
+            from penstock import flow, task
+
+            class Trap:
+                def __reduce__(self):
+                    return Path({str(tmp_path / "sprung")!r}).touch, ()
+
+            @task
+            def make():
+                return Trap()
+
+            @flow(persist_result=True)
+            def main(trap):
+                make()
+                return Trap()
+
+            main(Trap())
+            """
+        )
+    )
+    subprocess.run([sys.executable, trap], check=True, capture_output=True)
+    for arguments in (["ls"], ["ls", "--json"], ["show", "@last"], ["show", "@last", "--json"]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+    assert not (tmp_path / "sprung").exists()

@@ -422,3 +422,11 @@ def test_what_cannot_be_hashed_counts_by_type(load: Loader) -> None:
     assert changed(load, text, text.replace('"rate": 1', '"rate": 2')) == {"constant table"}
     assert changed(load, text, text.replace("lock, 1", "lock, 2")) == {"constant node", "helper Node.__init__"}
     assert changed(load, text, text.replace("threading.Lock()", "threading.Condition()")) >= {"constant lock"}
+
+
+def test_code_without_source_that_calls_with_keywords() -> None:
+    made: dict[str, Any] = {}
+    exec("def step(x):\n    print(x, flush=True)\n    return x", made)
+    other: dict[str, Any] = {}
+    exec("def step(x):\n    print(x, end=True)\n    return x", other)
+    assert code_digest(made["step"]) != code_digest(other["step"])

@@ -612,3 +612,14 @@ print(step(1, return_state=True).name)
     assert run(text.replace("x + 1", "x + 2")) == "Completed"
     assert run(text.replace("LIMIT = 10", "LIMIT = 11")) == "Completed"
     assert run(text) == "Cached"
+
+
+def test_switched_off_it_is_off_for_storage_keys_too(tmp_path: Path, counted: Counted) -> None:
+    @task(result_storage=tmp_path / "shared", result_storage_key="one")
+    def one() -> int:
+        counted.note()
+        return 1
+
+    with temporary_settings({"tasks_disable_caching": True}):
+        assert [one(), one()] == [1, 1]
+    assert len(counted.notes) == 2

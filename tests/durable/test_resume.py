@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from penstock import flow, resume, runtime, task
-from penstock.cache_policies import NO_CACHE
+from penstock.cache_policies import INPUTS, NO_CACHE
 from penstock.exceptions import ResumeError
 from penstock.settings import home
 from penstock.store.base import RunRow
@@ -144,7 +144,7 @@ def dice() -> list[int]:
 
 
 @task
-def check(x: int) -> None:
+def check(x: object) -> None:
     if x in failing:
         raise ValueError("check")
 
@@ -341,3 +341,21 @@ def test_return_state() -> None:
         total(1)
     state: Any = resume(last_run().id, return_state=True)
     assert state.is_failed()
+
+
+@flow(persist_result=True)
+def cached_total() -> int:
+    values = [load.with_options(cache_policy=INPUTS)(x) for x in range(3)]
+    check("check")
+    return sum(values)
+
+
+def test_what_is_to_run_in_any_case_does_not_come_from_the_cache_either() -> None:
+    assert cached_total() == 30
+    failing.add("check")
+    with pytest.raises(ValueError, match="check"):
+        cached_total.with_options(name="again")()
+    failing.clear()
+    calls.clear()
+    assert resume(last_run("again").id, flow=cached_total, rerun="load") == 30
+    assert calls == [("load", 0), ("load", 1), ("load", 2)]

@@ -173,8 +173,8 @@ def instructions_of(code: CodeType) -> bytes:
     parts = [constants.encode((facts, names, code.co_exceptiontable))]
     for step in dis.get_instructions(code):
         parts.append(of_str(step.opname))
-        if step.opcode in dis.hasconst:
-            parts.append(constants.encode(step.argval))
+        if step.opcode in dis.hasconst and step.arg is not None:
+            parts.append(constants.encode(code.co_consts[step.arg]))  # `argval` knows not all of them
         elif step.opcode in dis.hasname:
             parts.append(constants.encode((step.argval, step.argrepr)))
         else:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from penstock._core import graph
 from penstock._core.binding import name_uses, render_name, short_parameters
 from penstock._core.errors import describe
-from penstock._core.machine import Command, Event, Reason, step
+from penstock._core.machine import CACHED, Command, Event, step
 from penstock._core.outcome import Outcome
 from penstock._engine import capture, drive, interrupt, keeping, limits, loop, record, sending
 from penstock._engine import clock as clocks
@@ -457,7 +457,7 @@ class Engine:
     def count(self, run: Run) -> None:
         """Note how a run below the root has ended, for the root's last line."""
         self._count(run.plan.kind, run.attempt, run.status.name)
-        if run.reason is Reason.CACHED:
+        if run.reason is CACHED:
             with self._counting:
                 self._counts["cached"] += 1
 

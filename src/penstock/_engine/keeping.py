@@ -186,7 +186,8 @@ def look_up(run: Run) -> Generator[Any, Any, Command]:
     _settle_position(run, question.inputs)
     if question.key is None:
         return run.advance(MISS)
-    return (yield from _look_in_cache(run, keeping, question.key))
+    again = keeping.refresh or memo.forced or run.plan.name in run.engine.past.rerun
+    return (yield from _look_in_cache(run, keeping, question.key, again))
 
 
 def _remember(run: Run, keeping: Keeping) -> bool:
@@ -240,7 +241,8 @@ def _was_forced(promise: Any, starts: frozenset[str]) -> bool:
     return promise.plan.name in starts or (promise.memo is not None and promise.memo.forced)
 
 
-def _look_in_cache(run: Run, keeping: Keeping, key: str) -> Generator[Any, Any, Command]:
+def _look_in_cache(run: Run, keeping: Keeping, key: str, again: bool) -> Generator[Any, Any, Command]:
+    """`again`: it is to be computed whatever the cache says."""
     turn = Turn(key, run.plan.keeping.archive.locks, keeping.lock_manager)
     while True:
         answer = True if turn.take(run) else (yield turn)
@@ -248,7 +250,7 @@ def _look_in_cache(run: Run, keeping: Keeping, key: str) -> Generator[Any, Any, 
             return run.advance(MISS)
         if type(answer) is Outcome:
             return ending.crash(run, answer)
-        if not keeping.refresh and (_find_staged(run, keeping, key) or _find_kept(run, keeping, key)):
+        if not again and (_find_staged(run, keeping, key) or _find_kept(run, keeping, key)):
             computing.leave(run, found=True)
             return _hit(run)
         if answer:

@@ -29,7 +29,6 @@ _STATUS_NAMES = {status: status.name for status in Status}
 _NO_ERROR = (None, None, None)
 LONGEST_PARAMETERS = 64_000  # characters
 _PLAIN = frozenset({type(None), bool, int, float, str})
-_NOT_KEPT = (None, None, None, None)
 
 
 class Snapshot:
@@ -128,7 +127,7 @@ def _row(run: Run) -> RunRow:
     error = run.error
     error_type, text, trace = _NO_ERROR if error is None or not status.final else _described(error)
     # By position: one call with 26 keywords costs as much as the rest of the row.
-    return RunRow(
+    row = RunRow(
         as_hex(run.id),
         engine.outermost.hex,
         None if parent is None else parent.hex,
@@ -155,10 +154,19 @@ def _row(run: Run) -> RunRow:
         json.dumps(sorted(run.tags)) if run.tags else _NO_TAGS,
         plan.version,
         engine.facts if parent is None else None,
-        engine.owner if parent is None else None,
-        engine.resumed_from if parent is None else None,
-        *(_NOT_KEPT if run.memo is None else run.memo.columns()),
     )
+    return row if parent is not None and run.memo is None else _completed(run, row)
+
+
+def _completed(run: Run, row: RunRow) -> RunRow:
+    """With what only root runs have, and runs whose values are kept."""
+    engine = run.engine
+    if run.parent is None:
+        row = row._replace(owner=engine.owner, resumed_from=engine.resumed_from)
+    if run.memo is None:
+        return row
+    position, result_key, result_storage, code = run.memo.columns()
+    return row._replace(position=position, result_key=result_key, result_storage=result_storage, code=code)
 
 
 def attempt_row(run: Run, error: BaseException | None) -> AttemptRow:

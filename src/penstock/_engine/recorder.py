@@ -451,10 +451,13 @@ class Recorder:
         try:
             taken = ticket[0].taken(ticket)
             taken.rows(batch)
-            self._power = self._power or taken.power
+            if taken.power:
+                self._power = True
         except Exception:
             _logger.exception("A run could not be recorded")
-        return sum([row.size for row in batch.results[before:] if row.path is None])
+        if len(batch.results) == before:
+            return 0
+        return sum(row.size for row in batch.results[before:] if row.path is None)
 
     def _ripen(self, batch: Batch, everything: bool) -> None:
         """Take the runs that have started or waited for long enough; all, if somebody waits for them."""

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import click
+
 from penstock.resuming import resume
 from penstock.states import State
 from penstock.store.base import RunRow
@@ -23,7 +25,11 @@ def carry_out(row: RunRow, rerun: Sequence[str], from_task: Sequence[str]) -> in
     state: Any = resume(row.id, rerun=rerun, from_task=from_task, return_state=True)
     if asyncio.iscoroutine(state):
         state = asyncio.run(state)
-    return STATUSES[state.type.value] if isinstance(state, State) else _exhaust(state)
+    if not isinstance(state, State):
+        return _exhaust(state)
+    if not state.is_completed():
+        click.echo(f"{state.name}: {state.message}. Type: penstock show @last", err=True)
+    return STATUSES[state.type.value]
 
 
 def make_importable(row: RunRow) -> None:

@@ -77,6 +77,7 @@ def _facts(run: RunRow, tasks: str) -> Iterator[tuple[str, str]]:
     yield "duration", elapsed(run)
     yield "attempts", str(run.attempts) if run.attempts != 1 else ""
     yield "parent", run.parent_id or ""
+    yield "resumes", run.resumed_from or ""
     yield "parameters", _parameters(run)
     yield "tags", ", ".join(map(printable, unpacked(run.tags) or ()))
     yield "result", printable(run.result or "")

@@ -33,7 +33,7 @@ def held(path: str, patience: float) -> Iterator[None]:
 
 def _acquire(path: str, deadline: float) -> int:
     pause = 0.0005
-    while (descriptor := _try(path)) is None:
+    while (descriptor := try_to_lock(path)) is None:
         if monotonic() >= deadline:
             raise StoreLocked(f"{path} is locked by another process")
         sleep(pause)
@@ -41,8 +41,8 @@ def _acquire(path: str, deadline: float) -> int:
     return descriptor
 
 
-def _try(path: str) -> int | None:
-    """Return a descriptor that holds the lock, or None if another process has it."""
+def try_to_lock(path: str) -> int | None:
+    """Return a descriptor of the file, made if missing, that holds its lock; None if somebody else has it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -73,6 +73,7 @@ ALLOWED_LOG = 64 * 2**20  # bytes beyond which somebody must be told
 LONGEST_READ = 1.0  # seconds for which a reader may keep a snapshot
 SHORT_WAIT, LONG_WAIT = 0.05, 2 * LONGEST_READ + 0.2  # seconds for readers to finish, and for those who came since
 READ_TRIES = 3
+UNREADABLE = 60.0  # seconds for which a store is not read again that SQLite could not even begin to read
 PAGE = 10_000  # rows that are read in one snapshot where there may be many
 FORGET_THE_DEAD = 7 * 86400.0  # seconds after which a process that seemed dead is dead
 
@@ -93,6 +94,7 @@ class SQLiteReader:
         self._opened = Opened.nothing()
         self._version = SCHEMA_VERSION
         self._deadline = 0.0
+        self._unreadable_until = 0.0
 
     def get(self, run_id: str) -> RunRow | None:
         rows = self._query("get", RunRow._make, run_id=run_id)
@@ -193,7 +195,20 @@ class SQLiteReader:
         if self._opened.pid != os.getpid():
             self._reading = Lock()  # a thread of the parent process may have held the old one
         with self._reading, as_unavailable(self._path):
+            return self._fetched_if_readable(statement, parameters)
+
+    def _fetched_if_readable(self, statement: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
+        import sqlite3
+
+        if monotonic() < self._unreadable_until:
+            raise StoreUnavailable(f"{self._path}: a moment ago it could not be read; it will be tried again later")
+        try:
             return self._fetched(statement, parameters)
+        except sqlite3.OperationalError as error:
+            # On a full disk there may be no index of the log, and SQLite waits ten seconds for somebody to make it.
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_PROTOCOL:
+                self._unreadable_until = monotonic() + UNREADABLE
+            raise
 
     def _fetched(self, statement: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
         for _ in range(READ_TRIES):
