@@ -85,9 +85,9 @@ def _looked_up(task: Definition, run: Run, keeping: Keeping, question: Question)
     archive = run.engine.archive
     assert archive is not None and question.key is not None
     try:
-        place = archive.find(question.key, keeping.storage, run.engine.now())
-        if place is not None:
-            header, _ = archive.sealed(place)
+        latest = archive.latest(question.key, keeping.storage, run.engine.now())
+        if latest is not None:
+            header = latest.header
             return CacheExplanation(
                 task.name, True, question.key, [f"computed by run {header.address} at {_at(header.created)}"]
             )

@@ -323,8 +323,8 @@ class Transaction(Node):
 
     def _find_record(self, archive: Archive) -> tuple[Header, Any] | None:
         try:
-            place = archive.find(f"{_RECORD}{self.key}", None, time.time())
-            return None if place is None else archive.sealed(place)
+            latest = archive.latest(f"{_RECORD}{self.key}", None, time.time())
+            return None if latest is None else (latest.header, latest.payload)
         except (ResultCorrupt, StoreUnavailable, LookupError, OSError) as error:
             self._log(logging.WARNING, f"{self._label}: its record counts as absent: {error}")
             return None

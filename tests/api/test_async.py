@@ -917,3 +917,61 @@ def test_async_flows_are_awaited_in_a_cell(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "3 3\n", done.stderr)
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+
+
+def test_what_a_body_gathers_lends_its_slot() -> None:
+    @task
+    def leaf(x: int) -> int:
+        return x
+
+    @task
+    async def inner(x: int) -> int:
+        return x
+
+    @task
+    async def outer() -> list[int]:
+        return await asyncio.gather(inner(leaf.submit(1)), inner(leaf.submit(2)), inner(3))
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=1))
+    def main() -> list[list[int]]:
+        return [future.result() for future in [outer.submit() for _ in range(3)]]
+
+    assert main() == [[1, 2, 3]] * 3
+
+
+def test_a_body_that_ends_while_something_of_it_rests_gives_its_slot_back_once() -> None:
+    gate = threading.Event()
+    at_once, most = [0], [0]
+
+    @task
+    def blocked() -> None:
+        gate.wait(5)
+
+    @task
+    async def careless() -> None:
+        left = asyncio.ensure_future(wait_for_it())
+        await asyncio.sleep(0.01)
+        left.add_done_callback(lambda _: None)
+
+    async def wait_for_it() -> None:
+        await blocked.submit()
+
+    @task
+    def count() -> None:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        time.sleep(0.002)
+        at_once[0] -= 1
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=2))
+    def main() -> None:
+        careless.submit()
+        counts = [count.submit() for _ in range(20)]
+        for future in counts[:5]:
+            future.result()
+        gate.set()
+        for future in counts:
+            future.result()
+
+    main()
+    assert most[0] <= 2

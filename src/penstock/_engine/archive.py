@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock._engine.computing import Locks
 from penstock._engine.past import Place
@@ -45,6 +45,14 @@ class Stored(Kept):
 
     def fetch(self) -> Any:
         return self._archive.read(self._place, serializer=self._serializer)
+
+
+class Latest(NamedTuple):
+    """A value that answers to a cache key; verified."""
+
+    place: Place
+    header: Header
+    payload: bytes | memoryview
 
 
 class Archive:
@@ -99,36 +107,41 @@ class Archive:
 
     # --- reading --------------------------------------------------------------------------------------------------
 
-    def find(self, key: str, storage: Storage | None, now: float) -> Place | None:
-        """Where the latest value for a cache key is, if there is one that has not expired."""
-        if storage is not None:
-            return self._find_in(storage, key, now)
+    def latest(self, key: str, storage: Storage | None, now: float) -> Latest | None:
+        """The latest value for a cache key, verified; None if there is none, or if it has expired.
+
+        Raises `ResultCorrupt` if it is not what was kept, and whatever the storage raises.
+        """
+        found = self._latest(key) if storage is None else _in_storage(storage, key)
+        if found is None:
+            return None
+        place, sealed = found
+        header, payload = self.unseal(sealed, place.key, of_key=storage is not None)
+        if header.cache_key != key:
+            raise ResultCorrupt(place.key, "it answers another question")
+        return None if _is_over(header.expires, now) else Latest(place, header, payload)
+
+    def _latest(self, key: str) -> tuple[Place, bytes] | None:
         if self.unsettled:
             self.unsettled = not self._recorder.commit()
         try:
             row = self._recorder.reader.cached(key)
         except StoreMissing:
             return None
-        if row is None or row.cache_key != key or _is_over(row.expires, now):
-            return None
-        return Place(row.address, None)
+        return None if row is None else (Place(row.address, None), self.sealed_in(row))
 
-    def _find_in(self, storage: Storage, key: str, now: float) -> Place | None:
-        if not storage.exists(key):
-            return None
-        header, _ = self.unseal(storage.read(key), key, of_key=True)
-        return None if _is_over(header.expires, now) else Place(key, storage.uri)
-
-    def read(self, place: Place, now: float = 0.0, serializer: Serializer | None = None, key: str | None = None) -> Any:
+    def read(self, place: Place, now: float = 0.0, serializer: Serializer | None = None) -> Any:
         """The value. Raises `LookupError` if it is gone or has expired, `ResultCorrupt` if it is not what was kept.
 
-        `serializer`: one to be used if the value was written by one of its type. `key`: what it must answer to.
+        `serializer`: one to be used if the value was written by one of its type.
         """
         header, payload = self.sealed(place)
         if _is_over(header.expires, now):
             raise LookupError("it has expired")
-        if key is not None and header.cache_key != key:
-            raise ResultCorrupt(place.key, "it answers another question")
+        return self.load(header, payload, serializer)
+
+    def load(self, header: Header, payload: bytes | memoryview, serializer: Serializer | None) -> Any:
+        """The value that was verified."""
         if serializer is None or serializer.type != header.serializer:
             serializer = self.serializer(header.serializer)
         return serializer.loads(bytes(payload))
@@ -180,6 +193,10 @@ class Archive:
     @functools.lru_cache(maxsize=64)  # noqa: B019  # one per process and store
     def serializer(self, name: str) -> Serializer:
         return get_serializer(name)
+
+
+def _in_storage(storage: Storage, key: str) -> tuple[Place, bytes] | None:
+    return (Place(key, storage.uri), storage.read(key)) if storage.exists(key) else None
 
 
 def _is_over(expires: float | None, now: float) -> bool:

@@ -53,7 +53,7 @@ class Call:
             "on_worker",
             "outer",
         ),
-        *("run", "slot", "stopping", "thread", "timer", "wishes", "worker"),
+        *("resting", "run", "slot", "stopping", "thread", "timer", "wishes", "worker"),
     )
 
     def __init__(self, run: Run) -> None:
@@ -62,6 +62,7 @@ class Call:
         self.on_worker = False  # a runner executes it, not the caller itself
         self.worker: Worker | None = None  # the pool's thread that executes it; None: not a pool's
         self.slot: LoopSlot | None = None  # what an asynchronous body holds, if they are counted
+        self.resting = 0  # its coroutines that wait for runs; while any does, the slot is lent
         self.thread: int | None = None  # where a synchronous body is running
         self.loop_thread: int | None = None  # of the event loop that runs it
         self.asyncio_task: asyncio.Task[Any] | None = None  # in which an asynchronous body is running

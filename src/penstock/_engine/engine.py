@@ -314,6 +314,10 @@ class Engine:
         if run.plan.hooks["on_running"]:
             await drive.fire_in_loop(run, run.plan.hooks["on_running"])
 
+    def position_abroad(self, run: Run) -> str | None:
+        """What a process that executes the run must know of its place; see `keeping`."""
+        return keeping.position_abroad(run)
+
     def reopen(self) -> None:
         """Another attempt at the root run follows: it starts anew, but for what has been completed and kept."""
         self.failures.clear()

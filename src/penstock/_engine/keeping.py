@@ -11,7 +11,8 @@ same in every life of a flow whose body asks for the same things, in whatever or
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from threading import Lock
@@ -33,8 +34,6 @@ from penstock.states import Status
 from penstock.store.base import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from penstock._engine.archive import Archive
     from penstock._engine.run import Run
     from penstock.results.storages import Storage
@@ -250,7 +249,7 @@ def _look_in_cache(run: Run, keeping: Keeping, key: str, again: bool) -> Generat
             return run.advance(MISS)
         if type(answer) is Outcome:
             return ending.crash(run, answer)
-        if not again and (_find_staged(run, keeping, key) or _find_kept(run, keeping, key)):
+        if not again and (_find_staged(run, keeping, key) or (yield from _find_kept(run, keeping, key))):
             computing.leave(run, found=True)
             return _hit(run)
         if answer:
@@ -264,33 +263,44 @@ def _find_staged(run: Run, keeping: Keeping, key: str) -> bool:
     return staged is not None and _restore(run, staged.place, lambda: staged.open(run.plan.keeping.archive))
 
 
-def _find_kept(run: Run, keeping: Keeping, key: str) -> bool:
-    try:
-        place = run.plan.keeping.archive.find(key, keeping.storage, run.engine.now())
-    except Exception as error:  # a storage of the user's may raise anything
-        warn(run, f"the cache could not be read: {describe(error)}")
+def _find_kept(run: Run, keeping: Keeping, key: str) -> Generator[Any, Any, bool]:
+    found: list[tuple[Place, Any]] = []  # a slow storage may answer when the run has been cancelled, and ended
+    if keeping.storage is None:
+        _fetch(run, keeping, key, found)
+    else:
+        yield Aside(lambda: _fetch(run, keeping, key, found))
+    if not found:
         return False
-    return place is not None and _restore(run, place, lambda: _read(run, place, key))
+    memo_of(run).place, run.value = found[0]
+    return True
+
+
+def _fetch(run: Run, keeping: Keeping, key: str, found: list[tuple[Place, Any]]) -> None:
+    with _absent_if_unreadable(run):
+        latest = keeping.archive.latest(key, keeping.storage, run.engine.now())
+        if latest is not None:
+            value = keeping.archive.load(latest.header, latest.payload, keeping.serializer)
+            found.append((latest.place, value))
 
 
 def _restore(run: Run, place: Place, read: Callable[[], Any] | None = None) -> bool:
     """Take the value from where it is kept; False if nothing of use is there, which is said."""
-    memo = memo_of(run)
+    keeping = run.plan.keeping
+    with _absent_if_unreadable(run):
+        run.value = keeping.archive.read(place, run.engine.now(), keeping.serializer) if read is None else read()
+        memo_of(run).place = place
+        return True
+    return False
+
+
+@contextmanager
+def _absent_if_unreadable(run: Run) -> Iterator[None]:
     try:
-        run.value = _read(run, place) if read is None else read()
+        yield
     except (ResultCorrupt, StoreUnavailable, LookupError, OSError) as error:
         warn(run, f"its kept result counts as absent: {error}")
-        return False
-    except Exception as error:  # of the serializer: a class that is gone, for example
+    except Exception as error:  # of a storage, or a serializer: a class that is gone, for example
         warn(run, f"its kept result cannot be read: {describe(error)}")
-        return False
-    memo.place = place
-    return True
-
-
-def _read(run: Run, place: Place, key: str | None = None) -> Any:
-    """The value; with `key`, only if it answers to that."""
-    return run.plan.keeping.archive.read(place, run.engine.now(), run.plan.keeping.serializer, key)
 
 
 def _hit(run: Run) -> Command:
@@ -334,9 +344,13 @@ def _preserve(run: Run) -> Generator[Any, Any, None]:
         value = arrivals.take(run.kept[0])
     else:
         value = run.value
+    yield Aside(lambda: _store(run, value))  # pickling, files and the commit may take a while
+
+
+def _store(run: Run, value: Any) -> None:
     rows = _keep(run, value)
     if rows is not None:
-        yield from _record(run, rows)
+        _record(run, rows)
 
 
 def _keep(run: Run, value: Any) -> Sequence[ResultRow] | None:
@@ -361,7 +375,7 @@ def _label(run: Run, keeping: Keeping, memo: Memo) -> Label:
     return Label(run.hex, memo.key, run.plan.key, run.ended, expires, memo.ingredients)
 
 
-def _record(run: Run, rows: Sequence[ResultRow]) -> Generator[Any, Any, None]:
+def _record(run: Run, rows: Sequence[ResultRow]) -> None:
     engine, durability, memo = run.engine, run.plan.keeping.durability, memo_of(run)
     if memo.transaction is not None:
         memo.transaction.hold(rows)
@@ -372,7 +386,7 @@ def _record(run: Run, rows: Sequence[ResultRow]) -> Generator[Any, Any, None]:
     if durability == "memory":
         run.plan.keeping.archive.unsettled = True
         return
-    yield Aside(lambda: _commit(run))
+    _commit(run)
 
 
 def _commit(run: Run) -> None:

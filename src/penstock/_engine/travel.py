@@ -16,7 +16,7 @@ from penstock._core.canonical import main_name
 from penstock._core.machine import Event
 from penstock._core.outcome import Outcome
 from penstock._core.serial import LARGE, Packed, is_plain, pack
-from penstock._engine import capture, keeping
+from penstock._engine import capture
 from penstock._engine.context import current_tags
 from penstock.exceptions import SerializationError
 from penstock.settings import overrides
@@ -166,7 +166,7 @@ def pack_visit(call: Call) -> tuple[Packed, Packed | None]:
     common = None if run.shared is None else run.shared.packed()
     parameters = run.parameters if common is None else run.shared.own_of(run.parameters)  # type: ignore[union-attr]
     handles: list[Any] | None = None if run.kept_inputs is None else []
-    position = keeping.position_abroad(run)
+    position = run.engine.position_abroad(run)
     visit = Visit(run.id, run.name, run.tags, tags, run.attempt + (not call.claimed), parameters, position)
     try:
         plain = all(map(is_plain, parameters.values()))

@@ -149,15 +149,19 @@ async def rest(waiter: asyncio.Future[None], among: Sequence[Any] = ()) -> None:
     run = current_run.get()
     if run is not None and len(among) == 1:
         refuse_cycle(run, among[0])
-    slot = None if run is None else _slot_of_this_task(run)
-    if slot is None:
+    call = None if run is None else _call_in_this_loop(run)
+    if call is None:
         await _rest_on_thread(waiter)
         return
-    slot.release()
+    call.resting += 1
+    if call.resting == 1:
+        call.slot.release()
     try:
         await waiter
     finally:
-        await _take_again(slot)
+        call.resting -= 1
+        if not call.resting and not call.ended:  # else what the others wait for may need the slot
+            await _take_again(call.slot)
 
 
 async def _rest_on_thread(waiter: asyncio.Future[None]) -> None:
@@ -176,13 +180,13 @@ async def _rest_on_thread(waiter: asyncio.Future[None]) -> None:
             slot.acquire()
 
 
-def _slot_of_this_task(run: Run) -> LoopSlot | None:
-    """The slot that the asyncio task around the caller holds; direct calls are nested inside one task."""
-    task = sys.modules["asyncio"].current_task()
+def _call_in_this_loop(run: Run) -> Any:
+    """The body that holds a slot for the caller: direct calls are nested inside one, and so is what it gathers."""
+    here_now = sys.modules["asyncio"].get_running_loop()
     for ancestor in run.ancestors():
         call = ancestor.call
-        if call is not None and call.slot is not None and call.asyncio_task is task:
-            return call.slot
+        if call is not None and call.slot is not None and not call.ended and call.asyncio_task is not None:
+            return call if call.asyncio_task.get_loop() is here_now else None
     return None
 
 

@@ -82,7 +82,9 @@ def known_version(connection: Connection, path: str) -> int:
             f" version {SCHEMA_VERSION}. Type: pip install --upgrade penstock"
         )
     if version == 0 and connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
-        raise StoreUnavailable(f"{path} is an SQLite database, but not a run store")
+        version = _version(connection, path)  # somebody may have made the store between the two looks
+        if version == 0:
+            raise StoreUnavailable(f"{path} is an SQLite database, but not a run store")
     return version
 
 
