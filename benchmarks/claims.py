@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import resuming
 from penstock import flow, task, unmapped
 from penstock._core.serial import Packed
 from penstock.task_runners import ThreadPoolTaskRunner
@@ -227,6 +228,7 @@ CLAIMS = {
     "sleepers": Claim("10,000 async tasks sleeping 1 s: over the ideal", "s", 1.5, sleeping_tasks),
     "shared": Claim("200 MB for a process map of 1,000, 2 workers: sent", "MB", 401, an_array_for_a_thousand),
     "stays": Claim("200 MB between tasks on Dask: growth of the flow's process", "MB", 20, an_array_that_stays),
+    "resume": Claim("100,000 task runs to restore: until the flow goes on", "s", 2, resuming.until_it_goes_on),
     "loop": Claim("a loop awaiting 1,000 futures: longest pause", "ms", 50, a_loop_that_awaits),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from pathlib import Path
 
@@ -51,5 +52,5 @@ def until_it_goes_on() -> float:
     start = time.perf_counter()
     assert resume(run.id) == RUNS
     assert executed == RUNS, "something ran again"
-    print(f"  all of them restored {time.perf_counter() - began[-1]:.1f} s after that", flush=True)
+    print(f"all of them restored {time.perf_counter() - began[-1]:.1f} s after that", file=sys.stderr, flush=True)
     return began[-1] - start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from dask_clusters import running_cluster
 # explores. No deadline: a slow machine is not a bug.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported by now stays: to look through all of it at each collection would take a minute in all."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -27,11 +27,14 @@ def snapshot() -> Snapshot:
 def since(before: Snapshot, grace: float = 1.0) -> list[str]:
     """Describe what is there now and was not `before`, after giving it `grace` seconds to go away."""
     deadline = time.monotonic() + grace
+    turn = 0
     while found := _new_threads(before) + _new_files(before):
         if time.monotonic() >= deadline:
             return found
-        gc.collect()  # an open file may only be waiting for a reference cycle to be collected
-        time.sleep(0.005)
+        turn += 1
+        if turn % 4 == 0:
+            gc.collect()  # an open file may only be waiting for a reference cycle to be collected
+        time.sleep(0.001 * min(turn, 5))
     return []
 
 

@@ -13,6 +13,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -58,6 +59,20 @@ class Trouble(Exception):
     """What the script asks for."""
 
 
+_open: dict[str, int] = {}  # notes that are open in this process
+
+
+@contextmanager
+def open_notes(directory: str) -> Iterator[None]:
+    """Keep the notes open meanwhile: a body may be stopped at any line, also at the one after a file was opened."""
+    path = os.path.join(directory, "notes")
+    _open[path] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        yield
+    finally:
+        os.close(_open.pop(path))
+
+
 class Notes:
     """What bodies have done, in the order in which they did it."""
 
@@ -65,9 +80,13 @@ class Notes:
         self._path = os.path.join(directory, "notes")
 
     def add(self, *words: object) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        line = (" ".join(map(str, words)) + "\n").encode()
+        if self._path in _open:
+            os.write(_open[self._path], line)
+            return
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)  # in a worker process
         try:
-            os.write(descriptor, (" ".join(map(str, words)) + "\n").encode())
+            os.write(descriptor, line)
         finally:
             os.close(descriptor)
 

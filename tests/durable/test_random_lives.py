@@ -14,7 +14,7 @@ import pytest
 from drawing_lives import Program, draw_program
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lives import Judge, whole, whole_async
+from lives import Judge, open_notes, whole, whole_async
 
 from penstock import resume
 from penstock.settings import home
@@ -71,6 +71,11 @@ CASES = {
 
 def live_through(program: Program, runner: TaskRunner, directory: str) -> None:
     """Call the flow and resume it until it completes; each life is judged."""
+    with open_notes(directory):
+        _live_through(program, runner, directory)
+
+
+def _live_through(program: Program, runner: TaskRunner, directory: str) -> None:
     judge = Judge(directory, program.steps, program.retries)
     definition: Any = whole_async if program.is_async else whole
     definition = definition.with_options(task_runner=runner, retries=program.retries)

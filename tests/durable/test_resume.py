@@ -359,3 +359,15 @@ def test_what_is_to_run_in_any_case_does_not_come_from_the_cache_either() -> Non
     calls.clear()
     assert resume(last_run("again").id, flow=cached_total, rerun="load") == 30
     assert calls == [("load", 0), ("load", 1), ("load", 2)]
+
+
+def test_of_a_thousand_what_failed_runs_again_and_what_depends_on_it() -> None:
+    failing.update(range(50, 1000, 97))
+    with pytest.raises(ValueError, match="load 50"):
+        total(1000)
+    assert len(failing) == 10
+    expected = sorted(str(("load", x)) for x in failing)
+    failing.clear()
+    calls.clear()
+    assert resume(last_run().id) == 10 * sum(range(1000))
+    assert sorted(map(str, calls)) == [*expected, "add"]
