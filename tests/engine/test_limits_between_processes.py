@@ -259,6 +259,12 @@ def test_a_stopped_holder_keeps_what_it_has(start: Callable[[], Process], own_st
         pass
 
 
+def is_stopped(pid: int) -> bool:
+    """Every thread of it."""
+    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
+
+
 def test_who_is_stopped_in_line_is_passed_over_and_has_its_turn_later(
     start: Callable[[], Process], own_store: Path
 ) -> None:
@@ -267,8 +273,9 @@ def test_who_is_stopped_in_line_is_passed_over_and_has_its_turn_later(
     sleeper.begin("enter('db')")
     wait_until(lambda: in_line(own_store) == 1)
     os.kill(sleeper.pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(sleeper.pid))  # it might have its turn before the signal arrives
     holder("leave()")
-    with concurrency("db", timeout_seconds=5):
+    with concurrency("db", timeout_seconds=20):
         os.kill(sleeper.pid, signal.SIGCONT)
     sleeper.answer()
 
