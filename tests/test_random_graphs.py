@@ -7,13 +7,14 @@ The flows are data (`penstock.testing.graphs`), so Hypothesis shrinks them, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, Self
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from lasting import lasting
 from penstock.task_runners import (
     DaskTaskRunner,
     ProcessPoolTaskRunner,
@@ -26,33 +27,6 @@ from penstock.testing.graphs import Argument, Graph, Node, Source, check_flow, c
 
 # Where a runner executes a synchronous body in a coroutine's thread, its waits block that thread's event loop.
 pytestmark = pytest.mark.filterwarnings("ignore:this wait blocks:RuntimeWarning")
-
-
-class Lasting(TaskRunner):
-    """Goes on from flow to flow: what takes long to start is started once. Else it is the runner that it is given."""
-
-    def __init__(self, runner: TaskRunner) -> None:
-        self._runner = runner
-        self.capabilities = runner.capabilities
-
-    @property
-    def slots(self) -> int:
-        return self._runner.slots
-
-    def execute(self, call: Any) -> Any:
-        return self._runner.execute(call)
-
-    def duplicate(self) -> Self:
-        return type(self)(self._runner)
-
-
-@contextmanager
-def lasting(runner: TaskRunner) -> Iterator[TaskRunner]:
-    runner.start()
-    try:
-        yield Lasting(runner)
-    finally:
-        runner.close()
 
 
 class Case(NamedTuple):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import pytest
 from drawing_lives import Program, draw_program
@@ -16,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lives import Judge, open_notes, whole, whole_async
 
+from lasting import lasting
 from penstock import resume
 from penstock.settings import home
 from penstock.store.sqlite import SQLiteReader
@@ -25,33 +25,6 @@ from penstock.task_runners import ProcessPoolTaskRunner, SequentialTaskRunner, T
 pytestmark = pytest.mark.filterwarnings("ignore:this wait blocks:RuntimeWarning")
 
 MOST_LIVES = 80
-
-
-class Lasting(TaskRunner):
-    """A runner whose workers go on from flow to flow."""
-
-    def __init__(self, runner: TaskRunner) -> None:
-        self._runner = runner
-        self.capabilities = runner.capabilities
-
-    @property
-    def slots(self) -> int:
-        return self._runner.slots
-
-    def execute(self, call: Any) -> Any:
-        return self._runner.execute(call)
-
-    def duplicate(self) -> Self:
-        return type(self)(self._runner)
-
-
-@contextmanager
-def lasting(runner: TaskRunner) -> Iterator[TaskRunner]:
-    runner.start()
-    try:
-        yield Lasting(runner)
-    finally:
-        runner.close()
 
 
 class Case(NamedTuple):

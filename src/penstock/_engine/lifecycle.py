@@ -64,9 +64,7 @@ def lifecycle(run: Run) -> Life:
     if run.memo is not None:
         yield from keeping.conclude(run)
     if hooks:
-        yield from ending.fire(run, hooks)
-        while run.children:  # a hook has submitted something
-            yield Childless()
+        yield from _fire(run, hooks)
     if run.engine.root is run:
         yield from _close_engine(run)
     else:
@@ -107,6 +105,12 @@ def _prepare(run: Run, take: Take | None = None) -> Command:
     except Exception as error:
         return run.fail(Event.REFUSED, error)
     return run.advance(READY)
+
+
+def _fire(run: Run, hooks: Sequence[Hook]) -> Life:
+    yield from ending.fire(run, hooks)
+    while run.children:  # a hook has submitted something
+        yield Childless()
 
 
 def _close_engine(run: Run) -> Life:
