@@ -15,8 +15,8 @@ help: ## list the targets
 demo: $(VENV)/.package ## install the package and run examples/demo.py
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.dev ## run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## run the tests, on all cores
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 check: $(VENV)/.dev ## lint, formatting and both type checkers
 	$(BIN)/ruff check .

@@ -19,6 +19,16 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Among several test processes, one starts Ray and one starts Dask."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        for fixture, group in (("running_ray", "ray"), ("dask_address", "dask")):
+            if fixture in names or f"[{group}" in item.name:
+                item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_collection_finish() -> None:
     """What has been imported by now stays: to look through all of it at each collection would take a minute in all."""
     gc.collect()

@@ -95,6 +95,13 @@ _LEVEL = _Kind("one of " + ", ".join(_LEVELS.values()), _one_of(_LEVELS))
 _COUNT = _Kind("an integer, 0 or more", _integer(0))
 _SIZE = _Kind("an integer, 1 or more", _integer(1))
 _SECONDS = _Kind("a number of seconds, 0 or more", _seconds)
+_LOG_FORMAT = _Kind("text or json", _one_of({"text": "text", "json": "json"}))
+_PROGRESS = _Kind("auto, on or off", _one_of({name: name for name in ("auto", "on", "off")}))
+_TRACEBACK = _Kind("short or full", _one_of({"short": "short", "full": "full"}))
+_RUNNER = _Kind(
+    "one of sequential, threads, processes, dask, ray",
+    _one_of({name: name for name in ("sequential", "threads", "processes", "dask", "ray")}),
+)
 _SHORT_GRACE = _Kind("a number of seconds from 0 to 0.4", _short_grace)
 _DELAYS = _Kind("a number of seconds, or up to 50 of them, as in 1,10,100", _delays)
 
@@ -119,6 +126,21 @@ class Settings:
     )
     logging_log_prints: bool = field(
         default=False, metadata=_about(_FLAG, "Whether prints inside runs become log lines.")
+    )
+    logging_format: str = field(
+        default="text", metadata=_about(_LOG_FORMAT, "How log lines are written to the terminal: text, or JSON lines.")
+    )
+    progress: str = field(
+        default="auto",
+        metadata=_about(_PROGRESS, "Whether the progress of flows is shown. auto: if standard error is a terminal."),
+    )
+    traceback: str = field(
+        default="short",
+        metadata=_about(_TRACEBACK, "Whether tracebacks show the frames of the library: short hides them."),
+    )
+    runner: str | None = field(
+        default=None,
+        metadata=_about(_RUNNER, "Task runner of all flows, whatever they ask for. Unset: what each flow asks for."),
     )
     cancel_grace_seconds: float = field(
         default=3.0,

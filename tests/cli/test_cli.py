@@ -327,7 +327,7 @@ def test_durations(seconds: float | None, text: str) -> None:
 
 
 def test_a_traceback_without_own_code_gives_its_last_line() -> None:
-    from penstock.cli.showing import user_line
+    from penstock.cli.show import user_line
 
     inside = TRACEBACK.replace("/home/me/etl.py", "/venv/lib/python3.11/site-packages/x.py")
     assert user_line(inside) == "/usr/lib/python3.11/collections/__init__.py:5 in __missing__: raise KeyError(key)"

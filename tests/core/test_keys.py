@@ -315,7 +315,6 @@ class Refusing:
         (Refusing(), "x", f"{__name__}.Refusing"),
         (sys.stdout, "x", f"{type(sys.stdout).__module__}.{type(sys.stdout).__qualname__}"),
     ],
-    ids=repr,
 )
 def test_what_cannot_be_hashed_is_named(value: Any, path: str, kind: str) -> None:
     with pytest.raises(Unhashable) as caught:

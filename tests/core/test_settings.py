@@ -39,6 +39,10 @@ def test_the_defaults() -> None:
     assert dataclasses.asdict(current()) == {
         "home": None,
         "logging_level": "INFO",
+        "logging_format": "text",
+        "progress": "auto",
+        "traceback": "short",
+        "runner": None,
         "logging_log_prints": False,
         "cancel_grace_seconds": 3.0,
         "timeout_grace_seconds": 0.3,

@@ -43,6 +43,7 @@ _COUNTED = 0.5  # seconds for which the number of slots is believed
 _NAMESPACE = "penstock"
 _PATIENCE = 5.0  # seconds until it is asked whether a shipment can begin at all
 _ENDING = 2.0  # seconds for a task that has nothing more to do
+_WINDING_UP = 10.0  # seconds at the end of a flow run for Ray to say of every task that it has ended
 _MOMENT = 5.0  # seconds for a small task on another node, which may have to start a process for it
 _OURS = {
     "num_returns": "it is how the runner hears of a run",
@@ -358,7 +359,7 @@ def _loop_on_thread() -> Iterator[asyncio.AbstractEventLoop]:
 async def _wind_up() -> None:
     going_on = asyncio.all_tasks() - {asyncio.current_task()}
     if going_on:
-        _, rest = await asyncio.wait(going_on, timeout=_ENDING)
+        _, rest = await asyncio.wait(going_on, timeout=_WINDING_UP)
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
@@ -519,7 +520,10 @@ def perform(packed: bytes, *cargo: Any) -> Iterator[Any]:
     """What Ray executes: a shipment."""
     order, path = pickle.loads(packed)
     sys.path.extend(entry for entry in path if entry not in sys.path)
-    for number, content in outpost.steps(order, cargo, RayOutlet(order)) if _claim(order) else ():
+    if not _claim(order):
+        _unclaim(_claim_of(order))  # recalled, and this was the only time that Ray would begin it
+        return
+    for number, content in outpost.steps(order, cargo, RayOutlet(order)):
         if number is None:
             yield content
         else:

@@ -4,16 +4,47 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from penstock.cli.listing import elapsed, summary, title
-from penstock.cli.text import duration, fields_of, moment, plural, printable, table, unpacked
+import click
+
+from penstock.cli.common import Opened, json_option, store_option, the_run, title
+from penstock.cli.ls import elapsed, summary
+from penstock.cli.text import as_json, duration, fields_of, moment, plural, printable, table, unpacked
 from penstock.store.base import AttemptRow, EdgeRow, LogRow, Reader, RunRow
 
+EVERYTHING = sys.maxsize
 UPSTREAMS_SHOWN = 3
 _FRAME = re.compile(r'^  File "(?P<file>[^"\n]+)", line (?P<line>\d+), in (?P<function>.+)\n', re.MULTILINE)
 _LIBRARIES = re.compile(r"[/\\](site-packages|dist-packages|penstock|lib[/\\]python[\d.]+)[/\\]|^<frozen ")
+
+
+@click.command()
+@click.argument("run")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="How many task runs, and how many log lines. JSON holds all.",
+)
+@json_option
+@store_option
+def show(run: str, limit: int, json_wanted: bool, store: Path | None) -> None:
+    """Show one run and everything below it.
+
+    RUN is an id or the beginning of one, a run name, or @last.
+    """
+    with Opened(store) as reader:
+        row = the_run(reader, run)
+        if json_wanted:
+            click.echo(as_json(as_document(reader, row, EVERYTHING)))
+        else:
+            click.echo(as_text(reader, row, limit))
 
 
 class _Record(NamedTuple):

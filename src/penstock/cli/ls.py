@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from penstock.cli.text import duration, fields_of, moment, printable, table
-from penstock.store.base import Reader, RunRow, StateCount
+import click
+
+from penstock.cli.common import STATUSES, Opened, json_option, store_option, title
+from penstock.cli.text import as_json, duration, fields_of, moment, printable, table
+from penstock.store.base import Reader, RunRow, StateCount, StoreMissing
 
 SHORTEST_ID = 8
+
+
+@click.command()
+@click.option("-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
+@click.option("--name", help="Only runs of this flow or task.")
+@click.option("--status", type=click.Choice(STATUSES, case_sensitive=False), help="Only runs in this status.")
+@json_option
+@store_option
+def ls(limit: int, name: str | None, status: str | None, json_wanted: bool, store: Path | None) -> None:
+    """List the latest runs: flow runs, and task runs called outside any flow."""
+    with Opened(store) as reader:
+        try:
+            # One more than shown: the ids printed must tell the last one from its predecessor, too.
+            rows = reader.runs(name=name, status=status, limit=limit + 1)
+        except StoreMissing as nothing:
+            click.echo(f"{nothing}: nothing was recorded yet.", err=True)
+            rows = []
+        if json_wanted:
+            click.echo(as_json(as_document(reader, rows[:limit])))
+        elif rows:
+            click.echo(as_table(reader, rows, limit))
 
 
 def as_table(reader: Reader, rows: Sequence[RunRow], limit: int) -> str:
@@ -29,11 +54,6 @@ def unique_width(ids: Sequence[str]) -> int:
         if len({run_id[:width] for run_id in ids}) == len(ids):
             return width
     return 32
-
-
-def title(row: RunRow) -> str:
-    """`etl/brave-otter` for a flow run; a task run's name says which task it is of."""
-    return printable(f"{row.name}/{row.run_name}" if row.kind == "flow" else row.run_name)
 
 
 def elapsed(row: RunRow) -> str:
