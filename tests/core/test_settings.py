@@ -13,17 +13,20 @@ import pytest
 
 from penstock import settings
 from penstock.exceptions import ConfigurationError
-from penstock.settings import Settings, current, home, temporary_settings
+from penstock.settings import Settings, current, files, home, temporary_settings
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No variables, no files around, and nothing said before."""
     for name in [name for name in os.environ if name.startswith("PENSTOCK_")]:
         monkeypatch.delenv(name)
-    for cached in (settings._parse, settings._warn_unknown, settings._warn_foreign):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    for cached in (settings._merged, settings._warn_unknown, files._warn_foreign):
         cached.cache_clear()
     yield
-    for cached in (settings._parse, settings._warn_unknown, settings._warn_foreign):
+    for cached in (settings._merged, settings._warn_unknown, files._warn_foreign):
         cached.cache_clear()
 
 
@@ -40,7 +43,9 @@ def test_the_defaults() -> None:
         "home": None,
         "logging_level": "INFO",
         "logging_format": "text",
+        "logging_record_level": None,
         "progress": "auto",
+        "progress_interval_seconds": 10.0,
         "traceback": "short",
         "runner": None,
         "logging_log_prints": False,
@@ -56,11 +61,17 @@ def test_the_defaults() -> None:
         "tasks_default_persist_result": None,
         "flows_default_retries": 0,
         "flows_default_retry_delay_seconds": (),
+        "flows_default_on_unobserved_failure": "fail",
         "results_persist_by_default": False,
         "results_default_serializer": "pickle",
         "results_durability": "process",
+        "results_inline_bytes": 65536,
         "results_key_path": None,
         "results_local_storage_path": None,
+        "store_url": None,
+        "store_window_seconds": 0.05,
+        "store_patience_seconds": 5.0,
+        "store_keep_days": None,
     }
 
 
@@ -93,6 +104,8 @@ def test_every_setting_is_described() -> None:
         ("RESULTS_PERSIST_BY_DEFAULT", "off", False),
         ("RESULTS_DEFAULT_SERIALIZER", "json", "json"),
         ("RESULTS_LOCAL_STORAGE_PATH", "results", Path("results")),
+        ("STORE_WINDOW_SECONDS", "1", 1.0),
+        ("STORE_PATIENCE_SECONDS", "1e9", 1e9),
     ],
 )
 def test_variables(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, value: Any) -> None:
@@ -109,12 +122,15 @@ NUMBERS = "a number of seconds, or up to 50 of them, as in 1,10,100"
     ("variable", "text", "expected"),
     [
         ("HOME", "~no_such_user_here/x", "a path"),
-        ("LOGGING_LEVEL", "loud", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ("LOGGING_LEVEL", "loud", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
         ("LOGGING_LOG_PRINTS", "maybe", "true or false"),
         ("CANCEL_GRACE_SECONDS", "-1", "a number of seconds, 0 or more"),
         ("CANCEL_GRACE_SECONDS", "inf", "a number of seconds, 0 or more"),
         ("TIMEOUT_GRACE_SECONDS", "0.5", "a number of seconds from 0 to 0.4"),
         ("TIMEOUT_GRACE_SECONDS", "nan", "a number of seconds from 0 to 0.4"),
+        ("STORE_WINDOW_SECONDS", "1.1", "a number of seconds from 0 to 1"),
+        ("STORE_PATIENCE_SECONDS", "inf", "a number of seconds, 0 or more"),
+        ("FLOWS_DEFAULT_ON_UNOBSERVED_FAILURE", "ignore", "fail or warn"),
         ("TASKS_RUNNER_THREAD_POOL_MAX_WORKERS", "0", "an integer, 1 or more"),
         ("TASKS_RUNNER_PROCESS_POOL_MAX_WORKERS", "2.5", "an integer, 1 or more"),
         ("TASKS_DEFAULT_RETRIES", "-1", "an integer, 0 or more"),
