@@ -14,6 +14,7 @@ from _thread import allocate_lock
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from importlib import import_module
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, SupportsIndex, TypeVar, cast, overload
 from uuid import UUID
@@ -42,6 +43,7 @@ T_co = TypeVar("T_co", covariant=True)
 if not TYPE_CHECKING:
     AwaitableStandIn, ListOfFutures = Generic, list
 _logger = logging.getLogger("penstock.futures")
+monotonic = time.monotonic  # by which timeouts of waits are measured; a test may replace it
 
 
 class Gate:
@@ -125,6 +127,10 @@ class Promise(Answer, Protocol):
         ...
 
     def outcome(self, raise_on_failure: bool) -> Any: ...
+    def shorten(self, error: BaseException) -> None:
+        """Hide the library's frames of an exception; the bare `raise` that follows adds none."""
+        ...
+
     def state(self) -> State[Any]: ...
     def cancel(self) -> bool: ...
     def uuid(self, kind: str) -> UUID | None: ...
@@ -190,7 +196,7 @@ def await_all(promises: Sequence[Waitable], timeout: float | None, enough: Calla
     return opened
 
 
-def _await_one(promise: Waitable, timeout: float | None) -> bool:
+def await_one(promise: Waitable, timeout: float | None) -> bool:
     gate = Gate()
     if not promise.subscribe(gate.open):
         return True
@@ -287,12 +293,16 @@ class Future(graph.Upstream, AwaitableStandIn[T_co]):
         prevents it.
         """
         promise = self._promise
-        if not promise.done:
-            self._await_end(timeout)
-        return cast(T_co, promise.outcome(raise_on_failure))
+        try:
+            if not promise.done:
+                self._await_end(timeout)
+            return cast(T_co, promise.outcome(raise_on_failure))
+        except BaseException as error:
+            promise.shorten(error)
+            raise
 
     def _await_end(self, timeout: float | None) -> None:
-        if not _await_one(self._promise, timeout):
+        if not await_one(self._promise, timeout):
             raise TimeoutError(f"{self._promise.label} did not complete within {timeout:g} seconds")
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -306,7 +316,7 @@ class Future(graph.Upstream, AwaitableStandIn[T_co]):
     def wait(self, timeout: float | None = None) -> None:
         """Block until the run has ended or `timeout` seconds have passed. Never raises because of the run."""
         if not self._promise.done:
-            _await_one(self._promise, timeout)
+            await_one(self._promise, timeout)
 
     def done(self) -> bool:
         """Has the run ended, its hooks included? Does not block."""
@@ -342,14 +352,21 @@ class Future(graph.Upstream, AwaitableStandIn[T_co]):
 
     def __await__(self) -> Generator[Any, None, T_co]:
         promise = self._promise
-        if not promise.done:
-            yield from await_in_loop([promise]).__await__()
-        if promise.kept:
-            return cast(T_co, (yield from _values_in_loop([promise]).__await__())[0])
-        return cast(T_co, promise.outcome(True))
+        try:
+            if not promise.done:
+                yield from await_in_loop([promise]).__await__()
+            if promise.kept:
+                return cast(T_co, (yield from _values_in_loop([promise]).__await__())[0])
+            return cast(T_co, promise.outcome(True))
+        except Exception as error:
+            promise.shorten(error)
+            raise
 
     def __repr__(self) -> str:
         return f"<Future of {self._promise.label}>"
+
+    def _repr_html_(self) -> str:
+        return str(import_module("penstock.notebooks").of_future(self))
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -372,7 +389,7 @@ class FutureList(ListOfFutures[T]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until every run has ended or `timeout` seconds have passed. Never raises because of a run."""
-        _check_timeout(timeout)
+        check_timeout(timeout)
         await_all(_promises(self), timeout)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[T]:
@@ -381,16 +398,14 @@ class FutureList(ListOfFutures[T]):
         Raises the first failure, in time, as soon as it happens; with `raise_on_failure=False` exceptions
         take their places in the list instead. Raises `TimeoutError` after `timeout` seconds.
         """
-        _check_timeout(timeout)
+        check_timeout(timeout)
         promises = _promises(self)
-        if not await_all(promises, timeout, _is_bad if raise_on_failure else _never):
-            raise TimeoutError(f"Timed out waiting for all futures to complete within {timeout:g} seconds")
-        if raise_on_failure:
-            _raise_first_failure(promises)
-        answers = _answers(promises)
-        if answers is not promises:
-            await_all(answers, None)
-        return [answer.outcome(raise_on_failure) for answer in answers]
+        try:
+            return _results(promises, timeout, raise_on_failure)
+        except BaseException as error:
+            for promise in promises[:1]:
+                promise.shorten(error)
+            raise
 
     def cancel(self) -> None:
         """Ask for every run that has not ended to be cancelled. Does not block."""
@@ -399,9 +414,14 @@ class FutureList(ListOfFutures[T]):
 
     def __await__(self) -> Generator[Any, None, list[T]]:
         promises = _promises(self)
-        yield from await_in_loop(promises, _is_bad).__await__()
-        _raise_first_failure(promises)
-        return (yield from _values_in_loop(promises).__await__())
+        try:
+            yield from await_in_loop(promises, _is_bad).__await__()
+            _raise_first_failure(promises)
+            return (yield from _values_in_loop(promises).__await__())
+        except Exception as error:
+            for promise in promises[:1]:
+                promise.shorten(error)
+            raise
 
     @overload
     def __getitem__(self, index: SupportsIndex, /) -> Future[T]: ...
@@ -411,95 +431,26 @@ class FutureList(ListOfFutures[T]):
         found = super().__getitem__(index)
         return FutureList(found) if isinstance(found, list) else found
 
+    def _repr_html_(self) -> str:
+        return str(import_module("penstock.notebooks").of_futures(self))
+
     def __add__(self, other: Iterable[Future[T]], /) -> FutureList[T]:  # type: ignore[override]
         return FutureList([*self, *other])
 
 
-class UnexpandedFutureList(FutureList[T], graph.Upstream):
-    """The futures of a `.map()` over a future that is not done: they exist once it is.
-
-    Waiting, cancelling and passing it on work at once; whatever needs the elements waits for them first.
-    """
-
-    def __init__(self, expansion: Expansion) -> None:
-        super().__init__()
-        self._expansion: Expansion | None = expansion
-        self._promise = expansion
-
-    def expand(self, timeout: float | None = None) -> bool:
-        """Block until the elements exist; False after `timeout` seconds. Raises what prevented the expansion."""
-        expansion = self._expansion
-        if expansion is None:
-            return True
-        if not expansion.expanded.done and not _await_one(expansion.expanded, timeout):
-            return False
-        futures = expansion.futures()
-        if self._expansion is not None:
-            self._expansion = None
-            super().extend(futures)
-        return True
-
-    def wait(self, timeout: float | None = None) -> None:
-        _check_timeout(timeout)
-        await_all([self._promise], timeout)
-
-    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[T]:
-        _check_timeout(timeout)
-        started = time.monotonic()
-        if not self.expand(timeout):
-            raise TimeoutError(f"Timed out waiting for all futures to complete within {timeout:g} seconds")
-        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
-        return super().result(left, raise_on_failure)
-
-    def cancel(self) -> None:
-        self._promise.cancel()
-
-    def __await__(self) -> Generator[Any, None, list[T]]:
-        if self._expansion is not None:
-            yield from await_in_loop([self._expansion.expanded]).__await__()
-        return (yield from super().__await__())
-
-    def __repr__(self) -> str:
-        return super().__repr__() if self._expansion is None else f"<FutureList of {self._promise.label}, unexpanded>"
-
-
-def _expanding(name: str) -> Any:
-    """The list method `name`, preceded by expansion."""
-    method = getattr(FutureList, name)
-
-    def expanded(self: UnexpandedFutureList[Any], *args: Any, **kwargs: Any) -> Any:
-        self.expand()
-        return method(self, *args, **kwargs)
-
-    expanded.__name__ = name
-    expanded.__doc__ = method.__doc__
-    return expanded
-
-
-for _name in (
-    *("__len__", "__iter__", "__getitem__", "__contains__", "__reversed__", "__add__", "__mul__", "__rmul__"),
-    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__setitem__", "__delitem__", "__iadd__"),
-    *("append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"),
-):
-    setattr(UnexpandedFutureList, _name, _expanding(_name))
-UnexpandedFutureList.__hash__ = None  # as for every list
-
-
-class Expansion(Waitable, Protocol):
-    """The promise behind an unexpanded list: done when every element is."""
-
-    @property
-    def label(self) -> str: ...
-    def cancel(self) -> bool: ...
-    @property
-    def expanded(self) -> Waitable: ...
-    def futures(self) -> list[Future[Any]]:
-        """The elements, once `expanded` is done; raises what prevented the expansion."""
-        ...
-
-
 def _promises(futures: Iterable[Future[Any]]) -> list[Promise]:
     return [future._promise for future in futures]
+
+
+def _results(promises: Sequence[Promise], timeout: float | None, raise_on_failure: bool) -> list[Any]:
+    if not await_all(promises, timeout, _is_bad if raise_on_failure else _never):
+        raise TimeoutError(f"Timed out waiting for all futures to complete within {timeout:g} seconds")
+    if raise_on_failure:
+        _raise_first_failure(promises)
+    answers = _answers(promises)
+    if answers is not promises:
+        await_all(answers, None)
+    return [answer.outcome(raise_on_failure) for answer in answers]
 
 
 def _raise_first_failure(promises: Sequence[Promise]) -> None:
@@ -524,7 +475,7 @@ async def _values_in_loop(promises: Sequence[Promise]) -> list[Any]:
     return [answer.outcome(True) for answer in answers]
 
 
-def _check_timeout(timeout: float | None) -> None:
+def check_timeout(timeout: float | None) -> None:
     if timeout is not None and not timeout >= 0:
         raise ValueError(f"'timeout' must be a non-negative number, got {timeout!r}")
 
@@ -544,7 +495,7 @@ def wait(
     `timeout` is in seconds. `return_when` takes the constants of `concurrent.futures`. Never raises because
     of a run. Thread-safe; in a coroutine use `await futures` or `async for future in as_completed(futures)`.
     """
-    _check_timeout(timeout)
+    check_timeout(timeout)
     members = _members(futures, "wait")
     promises = _promises(members)
     if return_when == FIRST_COMPLETED:
@@ -565,7 +516,7 @@ def as_completed(futures: Iterable[Future[T]], timeout: float | None = None) -> 
     Those that have ended come first. `timeout` is in seconds from this call, the time spent in the loop body
     included; `TimeoutError` is raised when it runs out.
     """
-    _check_timeout(timeout)
+    check_timeout(timeout)
     return Completions(_members(futures, "as_completed"), timeout)
 
 
@@ -586,7 +537,7 @@ class Completions(Generic[T]):
     """The iterator of `as_completed`: one object for both kinds of loop."""
 
     def __init__(self, futures: Sequence[Future[T]], timeout: float | None) -> None:
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = None if timeout is None else monotonic() + timeout
         self._total = self._left = len(futures)
         # Appended by finishing threads, popped by the consumer; both ends of a deque are atomic.
         self._ready: deque[Future[T]] = deque()
@@ -653,7 +604,7 @@ class Completions(Generic[T]):
         return self._ready.popleft()
 
     def _remaining(self) -> float | None:
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        return None if self._deadline is None else max(0.0, self._deadline - monotonic())
 
     def _timed_out(self) -> TimeoutError:
         return TimeoutError(f"{self._left} (of {self._total}) futures unfinished")

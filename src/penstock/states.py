@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from enum import Enum, IntEnum, StrEnum
+from importlib import import_module
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, overload
 from uuid import UUID, uuid4
 
@@ -156,7 +157,7 @@ class State(Generic[R]):
     (True, 42)
     """
 
-    __slots__ = ("_alive", "_data", "_id", "_message", "_name", "_state_details", "_timestamp", "_type")
+    __slots__ = ("_alive", "_data", "_id", "_message", "_name", "_state_details", "_timestamp", "_trace", "_type")
 
     def __init__(
         self,
@@ -174,6 +175,7 @@ class State(Generic[R]):
         self._name = type.value.capitalize() if name is None else name
         self._message = message
         self._data = data
+        self._trace = data.__traceback__ if isinstance(data, BaseException) else None
         self._timestamp = datetime.now(UTC) if timestamp is None else timestamp
         self._id = uuid4() if id is None else id
         self._state_details = _NO_DETAILS if state_details is None else state_details
@@ -263,9 +265,16 @@ class State(Generic[R]):
         if self._type not in _FINAL:
             raise UnfinishedRun(f"Run is in {self._type.name} state, its result is not available.")
         if self._type in _BAD:
-            if raise_on_failure:
-                raise get_state_exception(self)
-            return get_state_exception(self) if _holds_nothing(self._data) else self._data
+            if not raise_on_failure:
+                return get_state_exception(self) if _holds_nothing(self._data) else self._data
+            error = get_state_exception(self)
+            trace = self._trace if error is self._data else error.__traceback__
+            try:
+                raise error
+            except BaseException:
+                # Without this frame, and those of whoever asked before: the bare `raise` adds none.
+                BaseException.with_traceback(error, trace)
+                raise
         if self._data is MISSING:
             raise MissingResult(
                 "The run completed, but its result was not kept and is no longer available. "
@@ -293,6 +302,9 @@ class State(Generic[R]):
     def __repr__(self) -> str:
         data = reprlib.repr(self._data)  # bounded: this ends up in logs, and the data may be large
         return f"{self._name}(message={self._message!r}, type={self._type.value}, data={data})"
+
+    def _repr_html_(self) -> str:
+        return str(import_module("penstock.notebooks").of_state(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         data = Portable(self._data) if isinstance(self._data, BaseException) else self.data
