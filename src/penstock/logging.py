@@ -1,4 +1,4 @@
-"""Loggers for code inside runs."""
+"""Loggers for code inside runs, and formatters for handlers of your own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import logging
 from typing import Any
 
 from penstock._engine import interrupt
+from penstock._engine.console import JsonFormatter, TextFormatter
 from penstock._engine.context import current_run
 from penstock.exceptions import MissingContextError
 
-__all__ = ["get_run_logger"]
+__all__ = ["JsonFormatter", "TextFormatter", "get_run_logger"]
 
 
 def get_run_logger() -> logging.LoggerAdapter[logging.Logger]:
@@ -36,6 +37,7 @@ class _RunAdapter(logging.LoggerAdapter[logging.Logger]):
     run: Any = None
 
     def log(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the line is the caller's, not ours
         if current_run.get() is not None:
             super().log(*args, **kwargs)
             return

@@ -14,33 +14,43 @@ import platform
 import sys
 import threading
 import traceback
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from penstock._core.binding import short
+from penstock._engine import console
 from penstock._engine.context import current_run
 from penstock._engine.ids import as_hex
 from penstock.store.base import LogRow
 
+FLOW_RUNS, TASK_RUNS = "penstock.flow_runs", "penstock.task_runs"
 _QUIET = "penstock.store"  # a failing store must not be asked to record that it fails
-_make_record = logging.getLogRecordFactory()
 _print = builtins.print
-_installed = False
+_factory: Callable[..., logging.LogRecord] | None = None
 _token = os.urandom(8).hex()  # process ids are few, and containers have names in common
-_console: logging.Handler | None = None
+_level_set = logging.NOTSET
+_FRAMES_OF_A_REPORT = 6  # from `Handler.handleError` through `traceback` to `print`
 
 
-def install(level_name: str) -> None:
+def install(level_name: str, form: str) -> None:
     """Begin to capture; may be called for every root run. The level is that of the library's own loggers."""
-    global _installed, _console
+    global _factory
+    if logging.getLogRecordFactory() is not _factory:
+        _factory = _capturing(logging.getLogRecordFactory())
+        logging.setLogRecordFactory(_factory)
+    _set_level(logging.getLevelNamesMapping()[level_name])
+    console.install(form)
+
+
+def _set_level(level: int) -> None:
+    """Unless the program has given the logger another one. `logging.config` disables what it finds: not these."""
+    global _level_set
     logger = logging.getLogger("penstock")
-    level = logging.getLevelNamesMapping()[level_name]
-    if logger.level != level:
+    if logger.level in (logging.NOTSET, _level_set) and logger.level != level:
         logger.setLevel(level)
-    if not _installed:
-        _installed = True
-        logging.setLogRecordFactory(_record)
-        _console = _Console()
-        logger.addHandler(_console)
+        _level_set = level
+    logger.disabled = logging.getLogger(FLOW_RUNS).disabled = logging.getLogger(TASK_RUNS).disabled = False
 
 
 def capture_prints() -> None:
@@ -51,44 +61,36 @@ def capture_prints() -> None:
         builtins.print = _dispatch_print
 
 
-class _Console(logging.StreamHandler[Any]):
-    """Shows the library's log lines on stderr, for programs that have not set up logging themselves."""
+def _capturing(make: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
+    """The program's factory of log records, whatever that is, with capture."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFormatter(
-            logging.Formatter("%(asctime)s | %(levelname)-7s | %(penstock_run)s - %(message)s", "%H:%M:%S")
-        )
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        if not hasattr(record, "penstock_run"):  # else `make` is ours, inside one that the program has set since
+            _capture(record)
+        return record
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if logging.root.handlers:
-            return  # the program's own handlers get the line by propagation
-        self.stream = sys.stderr  # whatever it is now: tests and notebooks replace it
-        super().emit(record)
+    return factory
 
 
-def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
-    record = _make_record(*args, **kwargs)
+def _capture(record: logging.LogRecord) -> None:
     run = current_run.get()
-    record.penstock_run = "penstock" if run is None else run.path
-    if run is not None and record.name != _QUIET:
+    record.penstock_run = console.OUTSIDE if run is None else run.path
+    # Without a name it is an empty one that `makeLogRecord` is about to fill.
+    if run is None or record.name is None or record.name == _QUIET:
+        return
+    if record.levelno >= run.engine.records_from:
         row = LogRow(as_hex(run.id), record.created, record.levelno, record.name, _text(record))
         run.engine.recorder.log(row)
-    return record
-
-
-def _message(record: logging.LogRecord) -> str:
-    try:
-        return record.getMessage()
-    except Exception as error:  # logging reports it through its handlers; the record keeps what there is
-        return f"{record.msg} (cannot be formatted: {error})"
 
 
 def _text(record: logging.LogRecord) -> str:
-    text = _message(record)
+    parts = [console.text_of(record)]
     if record.exc_info and record.exc_info[0] is not None:
-        text += "\n" + logging.Formatter().formatException(record.exc_info)
-    return text
+        parts.append(logging.Formatter().formatException(record.exc_info))
+    if record.stack_info:
+        parts.append(record.stack_info)
+    return "\n".join(parts)
 
 
 def _dispatch_print(
@@ -96,15 +98,26 @@ def _dispatch_print(
 ) -> None:
     run = current_run.get()
     logged = run is not None and run.plan.log_prints and file in (None, sys.stdout, sys.stderr)
-    if run is None or not logged or _logging_print.on or not isinstance(sep, str | None):
+    if run is None or not logged or _logging_print.on or not isinstance(sep, str | None) or _reports_logging_error():
         _print(*values, sep=sep, end=end, file=file, flush=flush)
         return
-    text = (" " if sep is None else sep).join(map(str, values))
+    text = (" " if sep is None else sep).join(map(str, values)).removesuffix("\n")
     _logging_print.on = True  # a handler that prints prints
     try:
-        logging.getLogger(f"penstock.{run.plan.kind}_runs").info("%s", text, extra=run.log_extra())
+        logger = logging.getLogger(f"penstock.{run.plan.kind}_runs")
+        logger.info("%s", text, extra=run.log_extra(), stacklevel=2)  # the line is the caller's, not ours
     finally:
         _logging_print.on = False
+
+
+def _reports_logging_error() -> bool:
+    """Whether a handler is printing why it could not write a line: to log that would go in circles."""
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(_FRAMES_OF_A_REPORT):
+        if frame is None or frame.f_code is logging.Handler.handleError.__code__:
+            return frame is not None
+        frame = frame.f_back
+    return False
 
 
 class _LoggingPrint(threading.local):
@@ -145,6 +158,8 @@ class _Forwarder(logging.Handler):
         send = None if run is None else run.engine.recorder.send_home
         if send is not None:
             send(("handle", _portable(record)))
+        elif logging.root.handlers == [self] and logging.lastResort is not None:
+            logging.lastResort.handle(record)  # of a thread that knows of no run: nobody else would show it
 
 
 def _portable(record: logging.LogRecord) -> dict[str, Any]:
@@ -155,7 +170,8 @@ def _portable(record: logging.LogRecord) -> dict[str, Any]:
             facts[name] = short(value)
     if record.exc_info and record.exc_info[0] is not None:
         facts["exc_text"] = logging.Formatter().formatException(record.exc_info)
-    return {**facts, "msg": _message(record), "args": None, "exc_info": None}
+    said = {"msg": console.text_of(record), "args": None, "exc_info": None}
+    return {**facts, **said, "penstock_origin": console.origin(record)}
 
 
 _REPLACED = ("msg", "args", "exc_info")
