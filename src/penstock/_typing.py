@@ -2,8 +2,21 @@
 
 The types that Python has cannot say "this parameter, or a future of it" for the parameters of any function: there is
 nothing that maps over a `ParamSpec`. So it is said of the future instead. What derives from `Any` is accepted wherever
-a value is expected, and what its methods take and give is checked as usual. The price: `x: int = future` passes, only
-mypy notices a misspelt method, and `isinstance(x, Future)` does not narrow `int | Future[int]`.
+a value is expected, and what its methods take and give is checked as usual. The price: `x: int = future` passes, for
+mypy also `x: Future[str] = future`; only mypy notices a misspelt method; `isinstance(x, Future)` does not narrow
+`int | Future[int]`.
+
+What else has been tried, with mypy and pyright, and why it is worse:
+
+- Overloads by arity, `submit(self: Invocable[[A, B], T], a: A | Future[A], b: B | Future[B])`, behind the exact one: no
+  keywords, no defaults, no futures inside of lists, and a wrong argument is reported as one of twenty overloads that
+  do not match.
+- The same when the function is decorated, giving a `Task[[A | Future[A]], T]`: the names of the parameters are lost,
+  for keywords, editors and messages.
+- A last overload that takes anything if a future is among the arguments: "among" cannot be said, so it would take
+  everything.
+- `submit` giving the value's own type: then `.result()` is the error.
+- A plugin for mypy: pyright and the editors built on it have none.
 """
 
 from __future__ import annotations
@@ -30,6 +43,13 @@ class StandIn(Any):  # type: ignore[misc]
     def __getattr__(self, name: str, /) -> object:  # not Any, as it would be: so mypy notices misspelt methods
         raise NotImplementedError
 
+    # What one does with a list, and not with a future of one. No types, so that both checkers refuse it. Of the other
+    # operators they would accept most all the same: an int, asked whether it adds itself to `Any`, says yes.
+    __contains__: None
+    __getitem__: None
+    __iter__: None
+    __setitem__: None
+
 
 if sys.version_info >= (3, 12):
 
@@ -43,6 +63,7 @@ else:
 
         send: Any
         throw: Any
+        __iter__: None  # type: ignore[assignment]
 
 
 class Method(Protocol[S_contra, P, R_co]):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from penstock import FutureList, flow, task
+from penstock.flows import Flow
+from penstock.tasks import Task
 
 
 @task
@@ -20,6 +24,11 @@ async def fetch(url: str) -> bytes:
     return url.encode()
 
 
+@task
+def many(n: int) -> Generator[int, None, None]:
+    yield n
+
+
 @flow
 def pipeline(start: int) -> str:
     return two(start)
@@ -29,6 +38,15 @@ class Loader:
     @task
     def load(self, path: str) -> int:
         return len(path)
+
+    @flow
+    def copy(self, n: int) -> str:
+        return str(n)
+
+    @task
+    @classmethod
+    def count(cls, n: int) -> int:
+        return n
 
 
 def wrong_arguments_of_a_call(loader: Loader) -> None:
@@ -67,6 +85,41 @@ def wrong_use_of_results() -> None:
     one(1, return_state=True).upper()  # error
     one.map([1]).results()  # error
     print(a, c, d, e, f, g)
+
+
+def a_future_is_not_its_value() -> None:
+    numbers = many.submit(3)
+    numbers[0]  # error
+    numbers[0] = 1  # error
+    for number in numbers:  # error
+        print(number)
+    print(3 in numbers)  # error
+
+
+def wrong_waits() -> None:
+    one.submit(1, wait_for=3)  # error
+    one.map([1], wait_for=3)  # error
+    one(1, wait_for=one)  # error
+
+
+def wrong_options_do_not_change_the_rest(loader: Loader) -> None:
+    one.with_options(retries=3).submit("a")  # error
+    loader.load.with_options(retries=3).submit(1)  # error
+    loader.copy.with_options(name="x")("a")  # error
+    loader.count.submit("a")  # error
+    Loader.count("a")  # error
+    loader.copy.submit("a")  # error
+
+
+def wrong_functions(loader: Loader) -> None:
+    a: Task[[str], int] = one  # error
+    b: Flow[[int], str] = two  # error
+    c: str = loader.load.submit("p").result()  # error
+    d: list[str] = many.submit(1).result()  # error
+    e: str = many.submit(1, return_state=True).result()  # error
+    f: int = loader.copy.submit(1).result()  # error
+    g: FutureList[int] = fetch.map(["u"])  # error
+    print(a, b, c, d, e, f, g)
 
 
 def misspelt_options() -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, assert_type
+from functools import partial
+from typing import Any, Generic, TypeVar, assert_type
 
 from penstock import Future, FutureList, State, allow_failure, as_completed, flow, quote, task, unmapped, wait
+from penstock.flows import Flow
 from penstock.futures import DoneAndNotDoneFutures
 from penstock.task_runners import ThreadPoolTaskRunner
-from penstock.tasks import NotSet
+from penstock.tasks import NotSet, Task
+from penstock.testing import MakeStub, RecordedRuns, SkippingClock, Stub, stub
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass
@@ -300,3 +306,155 @@ def wrappers(future: Future[int]) -> None:
     kept: list[Future[dict[str, int]]] = []
     assert_type(kept, list[Future[dict[str, int]]])
     assert_type(quote(future).unquote(), Future[int])
+
+
+@task
+def first_of(items: Sequence[T]) -> T:
+    return items[0]
+
+
+@task
+def pair(a: T, b: U) -> tuple[T, U]:
+    return a, b
+
+
+@task
+def many(*numbers: int, **names: str) -> int:
+    return sum(numbers)
+
+
+@task
+def positional(x: int, /, y: str = "") -> int:
+    return x
+
+
+lower = task(str.lower)
+length = task(len)
+binary = task(partial(int, base=2))
+
+
+def other_functions() -> None:
+    assert_type(first_of([1]), int)
+    assert_type(first_of.submit(["a"]), Future[str])
+    assert_type(pair.submit(1, "a"), Future[tuple[int, str]])
+    assert_type(many.submit(1, 2, k="x"), Future[int])
+    assert_type(many.submit(one.submit(1), k=two.submit(1)), Future[int])
+    assert_type(positional.submit(1, y="a"), Future[int])
+    assert_type(lower.submit("A"), Future[str])
+    assert_type(length.submit([1]), Future[int])
+    assert_type(binary.submit("101"), Future[int])
+
+
+class Source(Generic[T]):
+    @task
+    def read(self, key: T) -> T:
+        return key
+
+    @task
+    def items(self, n: int) -> Generator[int, None, None]:
+        yield n
+
+    @flow
+    def copy(self, n: int) -> str:
+        return str(n)
+
+    @flow
+    async def copy_later(self, n: int) -> str:
+        return str(n)
+
+    @flow
+    @classmethod
+    def copy_all(cls, n: int) -> str:
+        return str(n)
+
+
+class Names(Source[str]): ...
+
+
+def more_methods(source: Source[int], names: Names) -> None:
+    assert_type(source.read(1), int)
+    assert_type(source.read.submit(1), Future[int])
+    assert_type(names.read.submit("x"), Future[str])
+    assert_type(source.read.with_options(retries=2)(1), int)
+    assert_type(source.items.submit(1), Future[list[int]])
+    assert_type(source.copy(1), str)
+    assert_type(source.copy.submit(1), Future[str])
+    assert_type(source.copy(1, return_state=True), State[str])
+    assert_type(source.copy.with_options(name="x").submit(one.submit(1)), Future[str])
+    assert_type(source.copy_later.submit(1), Future[str])
+    assert_type(Names.copy_all(1), str)
+    assert_type(source.copy_all.submit(1), Future[str])
+
+
+async def more_awaiting(source: Source[int]) -> None:
+    assert_type(await source.copy_later(1), str)
+    assert_type(await source.copy_later(1, return_state=True), State[str])
+    assert_type(await fetch("u", return_state=True), State[bytes])
+    assert_type(await fetch.with_options(retries=2)("u"), bytes)
+    async with asyncio.TaskGroup() as group:
+        fetching = group.create_task(fetch("u"))
+    assert_type(fetching.result(), bytes)
+
+
+def states_and_waits() -> None:
+    done = one.submit(1)
+    assert_type(counted.submit(3, return_state=True), State[list[int]])
+    assert_type(counted.map([3], return_state=True), list[State[list[int]]])
+    assert_type(fetch.submit("u", return_state=True), State[bytes])
+    assert_type(fetch.map(["u"], return_state=True), list[State[bytes]])
+    assert_type(fetch.submit("u", wait_for=[done]), Future[bytes])
+    assert_type(counted.submit(3, wait_for=[done]), Future[list[int]])
+    assert_type(positional.map(one.map([1]), y=unmapped("a"), wait_for=[done]), FutureList[int])
+    assert_type(one.map(done), FutureList[int])
+    assert_type(one.submit(1, wait_for=done), Future[int])
+    assert_type(one.submit(1, wait_for=one.map([2])), Future[int])
+    assert_type(one.submit(1, wait_for=(done, done.state, allow_failure(done))), Future[int])
+    assert_type(one.submit(1, wait_for=None), Future[int])
+    assert_type(one.submit(2, wait_for={done}, return_state=True), State[int])
+
+
+class Readable:
+    """Has what a future has not, and yet a future of one is accepted for it."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield ""
+
+    def __getitem__(self, index: int) -> str:
+        return ""
+
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+@task
+def read_all(sources: Iterable[Readable], one: Readable, container: dict[str, int] | None = None) -> Readable:
+    return one
+
+
+def futures_of_containers() -> None:
+    readable = read_all.submit([Readable()], Readable())
+    assert_type(read_all.submit([readable], readable, {}), Future[Readable])
+    assert_type(read_all.submit(readable, one=readable, container=readable), Future[Readable])
+    assert_type(mean.submit(total.submit([1])), Future[float])
+
+
+def tasks_as_values() -> None:
+    exact: Task[[int], int] = one
+    anything: Sequence[Task[..., Any] | Flow[..., Any]] = [one, fetch, pipeline]
+    function: Callable[[int], int] = one
+    coroutine_function: Callable[[str], Coroutine[Any, Any, bytes]] = fetch
+    print(exact, anything, function, coroutine_function)
+
+
+@one.on_failure
+def hook(task: Any, run: Any, state: Any) -> None: ...
+
+
+def tests(penstock_stub: MakeStub, penstock_runs: RecordedRuns, penstock_clock: SkippingClock) -> None:
+    assert_type(penstock_stub(one, returns=3), Stub)
+    with stub(pipeline, side_effect=[OSError, "x"], times=2) as stubbed:
+        assert_type(stubbed.count, int)
+        assert_type(stubbed.calls, list[dict[str, Any]])
+    assert_type(penstock_runs["one"].states, list[str])
+    assert_type(penstock_runs["one"][0].attempts, int)
+    penstock_clock.advance(60)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from heapq import heappop, heappush
 from itertools import count
+from typing import Self
 
 from penstock._engine import clock as clocks
+from penstock.futures import Gate
 
 ROUNDING = 1e-9  # seconds: three steps of 0.1 are to reach a call that is due after 0.3
 
@@ -15,7 +18,7 @@ ROUNDING = 1e-9  # seconds: three steps of 0.1 are to reach a call that is due a
 class ManualClock:
     """Time that stands still until `advance` is called.
 
-    All methods are thread-safe.
+    In a `with` block the whole process goes by it, but for the `timeout` of waits. All methods are thread-safe.
 
     Example:
         >>> clock = ManualClock()
@@ -33,10 +36,18 @@ class ManualClock:
         self._advancing = threading.RLock()  # reentrant: a callback may advance the clock too
         self._heap: list[tuple[float, int, _ManualTimer]] = []
         self._numbers = count()
+        self._in_use = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._in_use.enter_context(clocks.use(self))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._in_use.close()
 
     def now(self) -> float:
         """Return the wall-clock time in seconds since the epoch."""
-        return self._epoch + self._elapsed
+        return self._epoch + self.monotonic()
 
     def monotonic(self) -> float:
         """Return how many seconds this clock has been advanced by."""
@@ -46,9 +57,13 @@ class ManualClock:
         """Have `advance` call `callback` when it gets to that moment; never called from here."""
         timer = _ManualTimer(self, callback)
         with self._changed:
-            heappush(self._heap, (self._elapsed + seconds, next(self._numbers), timer))
+            heappush(self._heap, (self.monotonic() + seconds, next(self._numbers), timer))
             self._changed.notify_all()
         return timer
+
+    def wait(self, gate: Gate, seconds: float) -> bool:
+        """Let this thread wait until `gate` is opened; False after that many seconds of real time."""
+        return gate.wait(seconds)
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass: make all calls that fall due, in order, in this thread.
@@ -57,8 +72,7 @@ class ManualClock:
         made too if they fall due in that time. What a callback raises ends the advance and is raised here.
         Another thread that advances waits for its turn. A negative number is a `ValueError`.
         """
-        if not seconds >= 0:
-            raise ValueError(f"Time can only go forward: seconds must not be negative, got {seconds!r}")
+        check_forward(seconds)
         with self._advancing:
             until = self._elapsed + seconds
             while (callback := self._next_due(until)) is not None:
@@ -99,6 +113,11 @@ class ManualClock:
     def _cancel(self, timer: _ManualTimer) -> bool:
         with self._changed:
             return timer.take() is not None
+
+
+def check_forward(seconds: float) -> None:
+    if not seconds >= 0:
+        raise ValueError(f"Time can only go forward: seconds must not be negative, got {seconds!r}")
 
 
 class _ManualTimer:

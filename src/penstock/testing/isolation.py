@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from penstock._engine.recorder import recorder_for
-from penstock.settings import temporary_settings
+from penstock._engine.recorder import close_recorder, recorder_for
+from penstock.settings import store_url, temporary_settings
 from penstock.store.base import Reader
 from penstock.store.memory import MemoryStore
 
-_VARIABLE = "PENSTOCK_HOME"
+_VARIABLE, _DATABASE = "PENSTOCK_HOME", "PENSTOCK_STORE_URL"
 
 
 @contextmanager
@@ -34,27 +34,44 @@ def isolated_store() -> Iterator[Reader]:
     [('nightly', 'COMPLETED')]
     """
     home = tempfile.mkdtemp(prefix="penstock-test-")
+    with home_in_memory(home) as store, temporary_settings({_VARIABLE: home, _DATABASE: None}):
+        yield store
+
+
+@contextmanager
+def home_in_memory(home: str) -> Iterator[Reader]:
+    """Let `PENSTOCK_HOME` be `home`, with a store in memory. The directory need not exist, and does not afterwards.
+
+    Code inside may name another home in the environment: it gets what it asks for.
+    """
+    store = MemoryStore()
+    # The process finds the recorder of a store by the store's directory: from any thread it will find this one.
+    recorder_for(home, lambda: store)
     try:
-        store = MemoryStore()
-        # The process finds the recorder of a store by the store's directory: from any thread it will find this one.
-        recorder = recorder_for(home, lambda: store)
-        with _environment(home), temporary_settings({_VARIABLE: home}):
-            try:
-                yield store
-            finally:
-                recorder.close()
+        with _environment(home):
+            yield store
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        leave(home)
+
+
+def leave(home: str) -> None:
+    """Let go of the store in `home`, and throw everything there away."""
+    close_recorder(home)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 @contextmanager
 def _environment(home: str) -> Iterator[None]:
-    before = os.environ.get(_VARIABLE)
-    os.environ[_VARIABLE] = home
+    wanted = {_VARIABLE: home} if store_url() is None else {_VARIABLE: home, _DATABASE: "none"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[_VARIABLE]
-        else:
-            os.environ[_VARIABLE] = before
+        for name, text in before.items():
+            if os.environ.get(name) != wanted[name]:
+                continue  # somebody has chosen another one, for longer than this
+            if text is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = text

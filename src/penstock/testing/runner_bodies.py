@@ -320,8 +320,8 @@ def logs_without_harm_what_cannot_be_shown(runner: TaskRunner) -> None:
     same(lines(store, "talk-0"), ["first", "second"])
 
 
-def counts_runs_of_the_flow_itself(runner: TaskRunner) -> None:
-    """The last line of a flow run counts what it and its tasks have called, not what its subflows have."""
+def counts_runs_of_the_whole_tree(runner: TaskRunner) -> None:
+    """The last line of a flow run counts what it, its tasks and its subflows have called."""
 
     @flow(name="inner", task_runner=runner)
     def inner() -> None:
@@ -336,7 +336,7 @@ def counts_runs_of_the_flow_itself(runner: TaskRunner) -> None:
         in_flow(runner, lambda: outer.submit().result())
     (root,) = store.runs()
     last = [line.message for line in store.logs(root.id) if line.run_id == root.id][-1]
-    contains(last, "2 task runs, 1 subflow run")
+    contains(last, "5 task runs, 1 subflow run")
 
 
 def gives_bodies_the_settings_of_the_flow(runner: TaskRunner) -> None:
@@ -650,7 +650,7 @@ CHECKS: tuple[Check, ...] = (
     records_lines_of_bodies_that_fail,
     records_lines_of_loggers_that_do_not_propagate,
     logs_without_harm_what_cannot_be_shown,
-    counts_runs_of_the_flow_itself,
+    counts_runs_of_the_whole_tree,
     gives_bodies_the_settings_of_the_flow,
     keeps_no_run_behind_one_that_takes_long,
     records_runs_below_tasks,

@@ -214,12 +214,12 @@ def replaces_workers_that_die_while_idle(runner: TaskRunner) -> None:
 
     @task
     def doom() -> None:
-        threading.Timer(0.02, os._exit, (_EXITCODE,)).start()
+        threading.Timer(0.15, os._exit, (_EXITCODE,)).start()  # by then it is known that this has ended
 
     def body() -> None:
         for number in range(2):
             doom.submit().result(timeout=5)
-            time.sleep(0.1)
+            time.sleep(0.25)
             same(add.submit(number).result(timeout=5), number + 1)
 
     in_flow(runner, body)

@@ -180,6 +180,20 @@ def keeps_tracebacks_and_causes(runner: TaskRunner) -> None:
     contains(row.traceback, *facts)
 
 
+def hides_the_frames_of_the_library(runner: TaskRunner) -> None:
+    """Between the line that calls a task and the line in it that raised there is nothing that a user could change."""
+
+    def raise_it() -> None:
+        raise ValueError("deep down")
+
+    def around() -> None:
+        task(raise_it)()
+
+    text = told(_failing(runner, around))
+    contains(text, "in around", "in raise_it")
+    assert "_engine" not in text, f"frames of the library in {text!r:.1000}"
+
+
 def keeps_notes_of_exceptions(runner: TaskRunner) -> None:
     def note() -> None:
         error = ValueError("noted")
@@ -408,6 +422,7 @@ CHECKS: tuple[Check, ...] = (
     fails_with_exceptions_of_local_classes,
     fails_with_groups_of_exceptions,
     keeps_tracebacks_and_causes,
+    hides_the_frames_of_the_library,
     keeps_notes_of_exceptions,
     crashes_runs_that_want_to_exit,
     refuses_arguments_that_cannot_be_sent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,14 @@ from penstock.store.base import (
     Batch,
     EdgeRow,
     KeptRow,
+    LineRow,
     LogRow,
     OwnerDeclaredDead,
     ResultRow,
     RunRow,
     StateCount,
     Store,
+    Tally,
 )
 
 Check = Callable[[Store], None]
@@ -184,6 +187,33 @@ def finds_the_latest_run_of_a_name(store: Store) -> None:
     _same(store.find("@last"), [root_task])
 
 
+def finds_a_run_by_two_names(store: Store) -> None:
+    older = run_row(1, kind="flow", name="etl", run_name="daily/monday")
+    newer = run_row(2, kind="flow", name="report", run_name="daily/monday")
+    store.write(batch(older, newer, child_row(3, older, name="etl", run_name="load-0")))
+    _same(store.find("daily/monday"), [newer])
+    _same(store.find("etl/daily/monday"), [older])
+    _same(store.find("report/daily/monday"), [newer])
+    _same(store.find("other/daily/monday"), [])
+    _same(store.find("etl/load-0"), [])
+
+
+def finds_runs_inside_a_run(store: Store) -> None:
+    flow, other = run_row(1, kind="flow"), run_row(2, kind="flow")
+    subflow = child_row(3, flow, kind="flow", name="sub", run_name="calm-heron")
+    tasks = [child_row(4, flow, run_name="x-0"), child_row(5, subflow, run_name="x-0"), child_row(6, flow, name="x-0")]
+    tasks[2] = tasks[2]._replace(created=3.5)
+    store.write(batch(flow, other, subflow, *tasks, child_row(7, other, run_name="x-0")))
+    _same(store.inside(flow.id, "x-0"), tasks)
+    _same(store.inside(flow.id, "x-0", limit=2), tasks[:2])
+    _same(store.inside(flow.id, "load"), tasks[:2])
+    _same(store.inside(flow.id, "calm-heron"), [subflow])
+    _same(store.inside(flow.id, tasks[0].id[:31]), [subflow, tasks[2], *tasks[:2]])
+    _same(store.inside(flow.id, tasks[0].id.upper()), tasks[:1])
+    _same(store.inside(other.id, tasks[0].id), [])
+    _same(store.inside(flow.id, ""), [])
+
+
 def pages_through_root_runs_latest_first(store: Store) -> None:
     flows = [run_row(number, kind="flow", created=float(number // 2)) for number in range(1, 8)]
     store.write(batch(*flows, child_row(100, flows[0])))
@@ -194,14 +224,57 @@ def pages_through_root_runs_latest_first(store: Store) -> None:
 
 
 def filters_root_runs(store: Store) -> None:
-    flow = run_row(1, kind="flow", name="etl", status="FAILED")
-    task = run_row(2)
-    store.write(batch(flow, task))
+    flow = run_row(1, kind="flow", name="etl", status="FAILED", tags='["nightly", "a, b"]')
+    task = run_row(2, state_name="AwaitingRetry", status="WAITING", tags='["nightly"]')
+    store.write(batch(flow, task, child_row(3, flow, name="etl", status="FAILED")))
     _same(store.runs(kind="flow"), [flow])
     _same(store.runs(name="load"), [task])
-    _same(store.runs(status="FAILED"), [flow])
+    _same(store.runs(states=["FAILED"]), [flow])
+    _same(store.runs(states=["failed", "awaitingretry"]), [task, flow])
+    _same(store.runs(states=["Fail", ""]), [])
     _same(store.runs(since=2.0), [task])
-    _same(store.runs(kind="flow", status="RUNNING"), [])
+    _same(store.runs(until=2.0), [flow])
+    _same(store.runs(tags=["nightly"]), [task, flow])
+    _same(store.runs(tags=["nightly", "a, b"]), [flow])
+    _same(store.runs(tags=["a"]), [])
+    _same(store.runs(tags=[", "]), [])
+    _same(store.runs(kind="flow", states=["WAITING"]), [])
+    _same(store.runs(kind=None, states=(), tags=(), since=None, text=None), [task, flow])
+
+
+def finds_text_in_runs(store: Store) -> None:
+    rows = [
+        run_row(1, name="EtL"),
+        run_row(2, run_name="etl-2"),
+        run_row(3, parameters='{"x": "etl"}'),
+        run_row(4, message="no etl"),
+        run_row(5, error="etl is down"),
+        run_row(6, error_type="EtlError"),
+        run_row(7, result="etl", tags="{damaged", traceback="etl"),
+        run_row(8, message="100% of a_b\\c"),
+        run_row(9, message="100 of axb"),
+        run_row(10, parameters=json.dumps({"x": 'käse\\"'})),
+    ]
+    store.write(batch(*rows))
+    _same(store.runs(text="eTl"), rows[5::-1])
+    for text in ("100%", "a_b", "b\\c"):
+        _same(store.runs(text=text), [rows[7]])
+    for text in ("käse", 'se\\"'):
+        _same(store.runs(text=text), [rows[9]])
+    _same(store.runs(text="\udc80"), [])
+    _same(store.runs(tags=["damaged"]), [])
+
+
+def filters_and_pages_below_a_run(store: Store) -> None:
+    flow, other = run_row(1, kind="flow"), run_row(2, kind="flow")
+    subflow = child_row(3, flow, kind="flow")
+    tasks = [child_row(n, (flow, subflow)[n % 2], name=f"t{n % 3}") for n in range(4, 12)]
+    store.write(batch(flow, other, subflow, *tasks, child_row(50, other)))
+    everything = [*reversed(tasks), subflow]
+    _same(store.runs(below=flow.id), everything)
+    _same(store.runs(below=flow.id, name="t1"), [row for row in everything if row.name == "t1"])
+    _same(store.runs(below=flow.id, limit=3, before=everything[2]), everything[3:6])
+    _same(store.runs(below=tasks[0].id), [])
 
 
 def walks_the_tree_below_a_run(store: Store) -> None:
@@ -222,6 +295,60 @@ def walks_the_tree_below_a_run(store: Store) -> None:
         ],
     )
     _same(store.counts(nested.id), [])
+
+
+def counts_what_was_tried_again(store: Store) -> None:
+    flow = run_row(1, kind="flow")
+    done = [child_row(n, flow, attempts=3, state_name="Completed", status="COMPLETED") for n in (2, 3)]
+    waits = child_row(4, done[0], attempts=1, state_name="AwaitingRetry", status="WAITING")
+    earlier = [AttemptRow(row.id, number, 1.0, 2.0, "Failed") for row in done for number in (1, 2)]
+    store.write(batch(flow, *done, waits, child_row(5, flow), *earlier, AttemptRow(waits.id, 1, 1.0, 2.0, "Failed")))
+    _same(
+        store.counts(flow.id),
+        [
+            StateCount("task", "COMPLETED", "Completed", 2, 2),
+            StateCount("task", "RUNNING", "Running", 1, 0),
+            StateCount("task", "WAITING", "AwaitingRetry", 1, 1),
+        ],
+    )
+
+
+def tallies_runs_by_place(store: Store) -> None:
+    flow = run_row(1, kind="flow")
+    outer = child_row(2, flow, kind="flow", name="outer")
+    inner = child_row(3, outer, kind="flow", name="inner", status="COMPLETED", state_name="Completed")
+    caller = child_row(4, inner, name="calls")
+    tasks = [child_row(n, parent) for n, parent in ((5, flow), (6, inner), (7, caller), (8, caller))]
+    twin = child_row(9, flow, kind="flow", name="outer", status="COMPLETED", state_name="Completed")
+    other = child_row(10, twin, kind="flow", name="inner", status="COMPLETED", state_name="Completed")
+    again = AttemptRow(tasks[3].id, 1, 1.0, 2.0, "Failed")
+    store.write(batch(flow, outer, inner, caller, *tasks, twin, other, child_row(11, other), run_row(12), again))
+    running, done = ("RUNNING", "Running"), ("COMPLETED", "Completed")
+    _same(
+        store.tally(flow.id),
+        [
+            Tally("", "flow", "outer", *done, 1, 0, 9.0),
+            Tally("", "flow", "outer", *running, 1, 0, 2.0),
+            Tally("", "task", "load", *running, 1, 0, 5.0),
+            Tally("outer", "flow", "inner", *done, 2, 0, 3.0),
+            Tally("outer/inner", "task", "calls", *running, 1, 0, 4.0),
+            Tally("outer/inner", "task", "load", *running, 4, 1, 6.0),
+        ],
+    )
+    _same(store.tally(caller.id)[0].place, "")
+    _same(store.tally(tasks[0].id), [])
+
+
+def lists_what_failed_itself(store: Store) -> None:
+    flow = run_row(1, kind="flow", status="FAILED", ended=9.0)
+    crashed = child_row(2, flow, status="CRASHED", state_name="Crashed", ended=8.0)
+    timed_out = child_row(3, crashed, status="FAILED", state_name="TimedOut", ended=4.0)
+    blocked = child_row(4, flow, status="FAILED", state_name="UpstreamFailed", ended=3.0)
+    cancelled = child_row(5, flow, status="CANCELLED", state_name="Cancelled", ended=2.0)
+    store.write(batch(flow, crashed, timed_out, blocked, cancelled, child_row(6, flow)))
+    _same(store.failures(flow.id), [timed_out, crashed])
+    _same(store.failures(flow.id, limit=1), [timed_out])
+    _same(store.failures(timed_out.id), [])
 
 
 def lists_attempts_with_the_latest(store: Store) -> None:
@@ -261,6 +388,35 @@ def keeps_log_lines_in_order(store: Store) -> None:
     _same(store.logs(flow.id), lines)
     _same(store.logs(flow.id, limit=2), lines[-2:])
     _same(store.logs(task.id), lines[1::2])
+
+
+def hands_out_log_lines_by_number(store: Store) -> None:
+    flow, other = run_row(1, kind="flow", name="etl", run_name="brave-otter"), run_row(8, kind="flow")
+    task = child_row(2, flow)
+    nested = child_row(3, task, name="page", run_name="page-0")
+    store.write(batch(flow))
+    _same(store.line_numbers(), (0, 0))
+    store.write(batch(other, task, nested, *(LogRow(other.id, 1.0, 20, "x", "earlier") for _ in range(3))))
+    _same(store.line_numbers(flow.id), (0, 0))
+    rows = [LogRow(run.id, 5.0 + n, 10 * n, "shop", f"line {n}") for n, run in enumerate((flow, task, nested, other))]
+    unknown = LogRow("f" * 32, 9.0, 40, "shop", "whose?")
+    store.write(batch(*rows, unknown))
+    first, last = store.line_numbers()
+    _same((first, last - 5), (0, store.line_numbers(other.id)[0] + 2))
+    _same(store.line_numbers(flow.id), (last - 4, last - 2))
+    lines = [
+        LineRow(last - 4, *rows[0], "flow", "etl", "brave-otter"),
+        LineRow(last - 3, *rows[1], "task", "load", "load-2"),
+        LineRow(last - 2, *rows[2], "task", "page", "page-0"),
+        LineRow(last, *unknown, None, None, None),
+    ]
+    _same(store.lines(flow, 0, last), lines)
+    _same(store.lines(flow, last - 4, last - 2), lines[1:3])
+    _same(store.lines(task, 0, last), lines[1:])
+    _same(store.lines(flow, 0, last, level=20), lines[2:])
+    _same(store.lines(flow, 0, last, since=6.0), lines[1:])
+    _same(store.lines(flow, 0, last, name="load"), [lines[1], lines[3]])
+    _same(store.lines(flow, 0, last, name="page-0"), lines[2:])
 
 
 def takes_any_text_and_number(store: Store) -> None:
@@ -363,6 +519,8 @@ def lists_many_kept_values(store: Store) -> None:
     rows = [kept_row(number, flow) for number in range(1, 20_002)]
     store.write(batch(flow, *rows))
     _same([row.result_key for row in store.kept([flow.id])], [row.id for row in rows])
+    _same(store.tree(flow.id, limit=50_000), rows)
+    _same(store.tree(flow.id, limit=10_001), rows[:10_001])
 
 
 def lists_the_lives_of_a_run(store: Store) -> None:
@@ -441,6 +599,10 @@ def lets_one_of_two_go_on_from_a_run(store: Store) -> None:
     done = loser._replace(status="COMPLETED", ended=5.0)
     store.write(batch(done))
     _same(store.claim(run_row(6, kind="flow", resumed_from=first.id), [first.id]), done)
+    again = run_row(7, kind="flow", resumed_from=done.id)
+    _same(store.claim(again, [done.id, winner.id, first.id]), None)
+    store.write(batch(again._replace(status="COMPLETED", ended=7.0)))
+    _same(store.claim(run_row(8, kind="flow", resumed_from=again.id), [again.id, done.id, first.id]), None)
 
 
 def survives_a_power_cut_if_asked_to(store: Store) -> None:
@@ -457,13 +619,21 @@ CHECKS: tuple[Check, ...] = (
     finds_by_id_and_by_prefix,
     finds_a_root_run_by_the_prefix_it_shares_with_its_tasks,
     finds_the_latest_run_of_a_name,
+    finds_a_run_by_two_names,
+    finds_runs_inside_a_run,
     pages_through_root_runs_latest_first,
     filters_root_runs,
+    finds_text_in_runs,
+    filters_and_pages_below_a_run,
     walks_the_tree_below_a_run,
+    counts_what_was_tried_again,
+    tallies_runs_by_place,
+    lists_what_failed_itself,
     lists_attempts_with_the_latest,
     lists_attempts_of_a_run_that_waits_for_the_next,
     lists_edges,
     keeps_log_lines_in_order,
+    hands_out_log_lines_by_number,
     takes_any_text_and_number,
     takes_more_rows_than_fit_into_one_statement,
     writes_an_empty_batch,
