@@ -396,7 +396,7 @@ def test_the_truth_is_shown_where_it_cannot_be_recorded(unwritable: Path, caplog
     assert root.message is not None and root.message.startswith("The process that owned this run (pid ")
     assert sorted(row.status for row in below) == ["COMPLETED"] * 2 + ["CRASHED"] * 3
     raw = recorded(unwritable)
-    assert raw is not None and raw.status == "RUNNING" and is_orphan(unwritable, raw)
+    assert raw is not None and raw.status == "RUNNING" and is_orphan(unwritable, SQLiteReader(unwritable), raw)
     assert warnings(caplog) == [], "it is said when it is recorded"
     (unwritable / "penstock.lock").rmdir()
     (loss,) = recover(unwritable)
@@ -406,8 +406,8 @@ def test_the_truth_is_shown_where_it_cannot_be_recorded(unwritable: Path, caplog
 
 def test_filters_and_numbers_are_those_of_what_is_shown(unwritable: Path) -> None:
     with closing(open_reader(unwritable)) as reader:
-        (run,) = reader.runs(status="CRASHED")
-        assert (reader.runs(status="RUNNING"), reader.runs(status="COMPLETED")) == ([], [])
+        (run,) = reader.runs(states=["CRASHED"])
+        assert (reader.runs(states=["RUNNING"]), reader.runs(states=["COMPLETED"])) == ([], [])
         assert {count.state_name: count.number for count in reader.counts(run.id)} == {"Completed": 2, "Crashed": 3}
         assert (reader.unfinished(), reader.owners()) == ([], [])
         assert reader.get(run.id) == run
@@ -422,7 +422,7 @@ def test_what_is_shown_of_living_runs_is_what_is_recorded(start: Callable[[str],
         assert shown.find("@last") == [run]
         assert shown.tree(run.id) == reader.tree(run.id)
         assert shown.counts(run.id) == reader.counts(run.id)
-        assert shown.runs(status="RUNNING") == [run]
+        assert shown.runs(states=["RUNNING"]) == [run]
     script.kill()
 
 

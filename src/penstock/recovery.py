@@ -13,14 +13,16 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
+from penstock import storing
 from penstock.exceptions import StoreUnavailable
 from penstock.store import owners
 from penstock.store.base import (
     AttemptRow,
     EdgeRow,
     KeptRow,
+    LineRow,
     LogRow,
     Reader,
     ResultRow,
@@ -28,8 +30,10 @@ from penstock.store.base import (
     StateCount,
     Store,
     StoreMissing,
+    Tally,
+    Wanted,
 )
-from penstock.store.sqlite import SQLiteStore
+from penstock.store.text import is_wanted
 
 __all__ = ["Loss", "is_orphan", "open_reader", "recover"]
 
@@ -51,9 +55,9 @@ def recover(home: str | os.PathLike[str], store: Store | None = None) -> list[Lo
     """Record the unfinished runs of dead processes as crashed; what was found. Each process is reported once, ever.
 
     Does not raise because of the store: where it cannot be written, nothing is found. Nothing is created where there
-    is no store. Takes well below a millisecond if nobody has died. `store`: an open one, else it is opened here.
+    is no store. Takes well below a millisecond if nobody has died. `store`: an open one, else the one in `home`.
     """
-    opened = SQLiteStore(home) if store is None else store
+    opened = storing.open_store(home) if store is None else store
     try:
         return _recover(home, opened)
     except StoreUnavailable:  # what else is to be read will say so
@@ -72,8 +76,15 @@ def _recover(home: str | os.PathLike[str], store: Store) -> list[Loss]:
             with owners.bury(home, token):
                 pass
         return []
-    dead = sorted(token for token in named if not owners.is_alive(home, token))
+    dead = sorted(token for token in named if not _is_alive(home, store, token))
     return [loss for token in dead if (loss := _bury(home, store, token)) is not None]
+
+
+def _is_alive(home: str | os.PathLike[str], store: Reader, token: str) -> bool:
+    """Whether an owner lives. Of those of this home the lock is the proof; others the store may know, if any do."""
+    if owners.is_alive(home, token):
+        return True
+    return token not in owners.tokens(home) and store.vouches_for(token)
 
 
 def _bury(home: str | os.PathLike[str], store: Store, token: str) -> Loss | None:
@@ -121,14 +132,14 @@ def _message(host: str | None, pid: int | None) -> str:
 # --- where the record cannot be corrected ---------------------------------------------------------------------
 
 
-def is_orphan(home: str | os.PathLike[str], root: RunRow) -> bool:
+def is_orphan(home: str | os.PathLike[str], reader: Reader, root: RunRow) -> bool:
     """Whether the owner of a root run that is recorded as unfinished is dead."""
-    return root.ended is None and root.owner is not None and not owners.is_alive(home, root.owner)
+    return root.ended is None and root.owner is not None and not _is_alive(home, reader, root.owner)
 
 
-def open_reader(home: str | os.PathLike[str]) -> Reader:
+def open_reader(home: str | os.PathLike[str], url: str | None = None) -> Reader:
     """A reader of the store that shows the runs of dead processes as crashed; recorded so, wherever possible."""
-    store = SQLiteStore(home)
+    store = storing.open_store(home, url)
     recover(home, store)
     return Truthful(store, home)
 
@@ -150,24 +161,18 @@ class Truthful:
     def find(self, text: str, *, limit: int = 10) -> list[RunRow]:
         return self._all_shown(self.reader.find(text, limit=limit))
 
-    def runs(
-        self,
-        *,
-        kind: str | None = None,
-        name: str | None = None,
-        status: str | None = None,
-        since: float | None = None,
-        before: RunRow | None = None,
-        limit: int = 50,
-    ) -> list[RunRow]:
-        if status not in (*_UNFINISHED, "CRASHED"):
-            return self._all_shown(
-                self.reader.runs(kind=kind, name=name, status=status, since=since, before=before, limit=limit)
-            )
+    def inside(self, run_id: str, text: str, *, limit: int = 10) -> list[RunRow]:
+        return self._all_shown(self.reader.inside(run_id, text, limit=limit))
+
+    def runs(self, *, before: RunRow | None = None, limit: int = 50, **wanted: Unpack[Wanted]) -> list[RunRow]:
+        states = wanted.get("states")
+        if not states or not any(is_orphan(self.home, self.reader, row) for row in self.reader.unfinished()):
+            return self._all_shown(self.reader.runs(before=before, limit=limit, **wanted))
         found: list[RunRow] = []
-        while len(found) < limit:  # what a run is shown as, the store does not know
-            page = self.reader.runs(kind=kind, name=name, since=since, before=before, limit=_PAGE)
-            found += [row for row in self._all_shown(page) if row.status == status]
+        anyhow: Wanted = {**wanted, "states": ()}  # what a run is shown as, the store does not know
+        while len(found) < limit:
+            page = self.reader.runs(before=before, limit=_PAGE, **anyhow)
+            found += [row for row in self._all_shown(page) if is_wanted(row, {"states": states})]
             if len(page) < _PAGE:
                 break
             before = page[-1]
@@ -183,12 +188,26 @@ class Truthful:
         counted = self.reader.counts(run_id)
         if not any(one.status in _UNFINISHED for one in counted) or self._death(run_id) is None:
             return counted
-        numbers: dict[StateCount, int] = {}
+        numbers: dict[tuple[str, str, str], tuple[int, int]] = {}
         for one in counted:
             shown = one._replace(status="CRASHED", state_name="Crashed") if one.status in _UNFINISHED else one
-            state = shown._replace(number=0)
-            numbers[state] = numbers.get(state, 0) + one.number
-        return [state._replace(number=number) for state, number in sorted(numbers.items())]
+            state = shown[:3]
+            number, retried = numbers.get(state, (0, 0))
+            numbers[state] = number + one.number, retried + one.retried
+        return [StateCount(*state, *number) for state, number in sorted(numbers.items())]
+
+    def tally(self, run_id: str) -> list[Tally]:
+        """As `Reader.tally`; a state may be in it twice, as it is recorded and as it is shown."""
+        counted = self.reader.tally(run_id)
+        if not any(one.status in _UNFINISHED for one in counted) or self._death(run_id) is None:
+            return counted
+        return [
+            one._replace(status="CRASHED", state_name="Crashed") if one.status in _UNFINISHED else one
+            for one in counted
+        ]
+
+    def failures(self, run_id: str, *, limit: int = 100) -> list[RunRow]:
+        return self.reader.failures(run_id, limit=limit)
 
     def attempts(self, run_id: str) -> list[AttemptRow]:
         return self.reader.attempts(run_id)
@@ -198,6 +217,14 @@ class Truthful:
 
     def logs(self, run_id: str, *, limit: int = 1000) -> list[LogRow]:
         return self.reader.logs(run_id, limit=limit)
+
+    def line_numbers(self, run_id: str | None = None) -> tuple[int, int]:
+        return self.reader.line_numbers(run_id)
+
+    def lines(
+        self, run: RunRow, after: int, last: int, *, level: int = 0, since: float | None = None, name: str | None = None
+    ) -> list[LineRow]:
+        return self.reader.lines(run, after, last, level=level, since=since, name=name)
 
     def result(self, address: str) -> ResultRow | None:
         return self.reader.result(address)
@@ -216,6 +243,9 @@ class Truthful:
 
     def lost(self, root_ids: Sequence[str], now: float) -> dict[str, int]:
         return self.reader.lost(root_ids, now)
+
+    def vouches_for(self, owner: str) -> bool:
+        return self.reader.vouches_for(owner)
 
     def lives(self, run_id: str) -> list[RunRow]:
         return self._all_shown(self.reader.lives(run_id))
@@ -245,6 +275,6 @@ class Truthful:
         """What there is to say about the death of a run's owner; None if it lives."""
         run = self.reader.get(run_id)
         root = run if run is None or run.id == run.root_id else self.reader.get(run.root_id)
-        if root is None or root.owner is None or not is_orphan(self.home, root):
+        if root is None or root.owner is None or not is_orphan(self.home, self.reader, root):
             return None
         return _message(*_whereabouts(self.home, self.reader, root.owner))

@@ -12,7 +12,7 @@ import pytest
 from recorder_doubles import python, warnings
 
 from penstock.exceptions import StoreUnavailable
-from penstock.store import sqlite
+from penstock.store import reading, sqlite
 from penstock.store.base import LogRow
 from penstock.store.sqlite import ALLOWED_LOG, SQLiteReader, SQLiteStore
 from penstock.testing.store_suite import batch, child_row, result_row, run_row
@@ -169,7 +169,7 @@ def test_a_read_that_hands_out_rows_slowly_is_given_up(
 def test_values_by_the_hundred_thousand_are_read_page_by_page(
     path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "PAGE", 10)
+    monkeypatch.setattr(reading, "PAGE", 10)
     flow = run_row(1, kind="flow")
     kept = {"status": "COMPLETED", "ended": 1.0, "result_key": "k"}
     store.write(batch(*(child_row(number, flow, **kept) for number in range(2, 37))))

@@ -45,7 +45,7 @@ def test_a_forked_child_records_its_own_and_leaves_the_rest_to_the_parent(tmp_pa
     recorder = recorder_for(tmp_path, lambda: SQLiteStore(tmp_path))
     recorder.touch(Run(run_row(1)))
     assert recorder.barrier()
-    recorder._window = 60  # what is touched now stays in the queue during the fork
+    recorder.window = 60  # what is touched now stays in the queue during the fork
     waiting = Run(run_row(2, status="PENDING"))
     recorder.touch(waiting)
     young = Run(run_row(4, status="PENDING"))
@@ -87,7 +87,7 @@ def test_a_fork_waits_for_the_end_of_a_transaction(tmp_path: Path, store: Store)
 
 def test_a_fork_in_the_middle_of_writing_does_not_hang_the_child(tmp_path: Path) -> None:
     recorder = recorder_for(tmp_path, lambda: SQLiteStore(tmp_path))
-    recorder._window = 0
+    recorder.window = 0
     busy = threading.Event()
 
     def keep_busy() -> None:
@@ -152,8 +152,7 @@ def test_a_process_that_ends_while_the_store_is_locked_waits_for_it(tmp_path: Pa
     holder = sqlite3.connect(tmp_path / "penstock.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     impatient = """
-    from penstock._engine import recorder as module
-    module.LOCK_PATIENCE = 0.2
+    recorder.lock_patience = 0.2
     print(recorder.barrier(0.05), flush=True)
     """
     script = python(SCRIPT + impatient, tmp_path)
@@ -227,6 +226,6 @@ def test_four_processes_of_eight_threads_and_a_reader_share_a_store(tmp_path: Pa
         assert [writer.communicate()[1] for writer in writers] == [""] * 4
         for first in firsts:
             (count,) = reader.counts(run_row(first).id)
-            assert count == ("task", "COMPLETED", "Completed", 8 * each)
+            assert count == ("task", "COMPLETED", "Completed", 8 * each, 0)
     with closing(sqlite3.connect(tmp_path / "penstock.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

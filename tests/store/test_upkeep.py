@@ -134,14 +134,14 @@ def test_a_tree_larger_than_a_transaction_goes(home: Path) -> None:
 def test_who_goes_on_from_a_run_meanwhile_keeps_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = finished(1, ended=10.0)
     write(home, first, finished(2, ended=20.0))
-    remove_runs = pruning._Pruning._remove_runs
+    remove_runs = pruning.Pruning._remove_runs
 
     def resume_first(*arguments: object) -> None:
         monkeypatch.undo()
         write(home, run_row(3, kind="flow", resumed_from=first.id))
         remove_runs(*arguments)  # type: ignore
 
-    monkeypatch.setattr(pruning._Pruning, "_remove_runs", resume_first)
+    monkeypatch.setattr(pruning.Pruning, "_remove_runs", resume_first)
     assert prune(home, keep=0).root_runs == 1
     assert sorted(roots(home)) == [1, 3]
 
@@ -155,7 +155,7 @@ def test_killed_while_pruning_it_can_be_done_later(home: Path) -> None:
         def die(*_: object) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-        pruning._Pruning._unlink = die  # type: ignore  # after the first transaction
+        pruning.Pruning._unlink = die  # type: ignore  # after the first transaction
         prune(home, older_than=0)
 
     assert in_child(die_in_the_middle) == -signal.SIGKILL

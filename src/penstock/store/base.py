@@ -7,7 +7,7 @@ since the epoch, ids 32 hexadecimal digits. A row describes a run completely: wr
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict, Unpack
 
 from penstock.exceptions import StoreUnavailable
 
@@ -93,6 +93,20 @@ class LogRow(NamedTuple):
     message: str
 
 
+class LineRow(NamedTuple):
+    """One line of a log, with its place in the store and the names of its run."""
+
+    number: int  # grows in the order in which lines were written
+    run_id: str
+    time: float
+    level: int
+    logger: str
+    message: str
+    kind: str | None  # these three are None if the run is not recorded yet
+    name: str | None
+    run_name: str | None
+
+
 class ResultRow(NamedTuple):
     """A kept value. Several may answer to one cache key: the one that was created last does."""
 
@@ -143,6 +157,33 @@ class StateCount(NamedTuple):
     status: str
     state_name: str
     number: int
+    retried: int = 0  # of these
+
+
+class Tally(NamedTuple):
+    """How many runs of one task or flow, called in one place, are in a state."""
+
+    place: str  # names of the flows around them below the root run, from the outside in, with slashes between
+    kind: str
+    name: str
+    status: str
+    state_name: str
+    number: int
+    retried: int  # of these
+    created: float  # the first of them
+
+
+class Wanted(TypedDict, total=False):
+    """Which runs somebody wants to see. What is left out, None or empty does not matter."""
+
+    below: str | None  # id: runs below this one, rather than root runs
+    kind: str | None
+    name: str | None  # of the flow or task
+    states: Sequence[str]  # statuses or names of states, one of them, in either case
+    tags: Sequence[str]  # all of them
+    since: float | None  # created at that time or later
+    until: float | None  # created before
+    text: str | None  # part of a name, of the parameters, the message or the error; letters of ASCII in either case
 
 
 class Reader(Protocol):
@@ -155,20 +196,19 @@ class Reader(Protocol):
     def find(self, text: str, *, limit: int = 10) -> list[RunRow]:
         """Return the runs whose id starts with `text`; if there are none, the latest one with that run name.
 
-        By name, flow runs and root task runs are found. `@last` means the root run created last.
+        By name, flow runs and root task runs are found, also by name of the flow or task and run name with a slash
+        between them. `@last` means the root run created last.
         """
         ...
 
-    def runs(
-        self,
-        *,
-        kind: str | None = None,
-        name: str | None = None,
-        status: str | None = None,
-        since: float | None = None,
-        before: RunRow | None = None,
-        limit: int = 50,
-    ) -> list[RunRow]:
+    def inside(self, run_id: str, text: str, *, limit: int = 10) -> list[RunRow]:
+        """Return runs below this one: those with `text` as run name, name of the task, or beginning of the id.
+
+        Those with the run name come first, the others in order of creation.
+        """
+        ...
+
+    def runs(self, *, before: RunRow | None = None, limit: int = 50, **wanted: Unpack[Wanted]) -> list[RunRow]:
         """Return root runs, latest first; the page after a page is the one `before` its last row."""
         ...
 
@@ -184,6 +224,14 @@ class Reader(Protocol):
         """Count every run below this one by kind and state."""
         ...
 
+    def tally(self, run_id: str) -> list[Tally]:
+        """Count every run below this one by place, kind, name and state."""
+        ...
+
+    def failures(self, run_id: str, *, limit: int = 100) -> list[RunRow]:
+        """Return the runs below this one that failed or crashed themselves, in the order in which they ended."""
+        ...
+
     def attempts(self, run_id: str) -> list[AttemptRow]:
         """Return all attempts, the latest included, of this run and of every run below it."""
         ...
@@ -194,6 +242,23 @@ class Reader(Protocol):
 
     def logs(self, run_id: str, *, limit: int = 1000) -> list[LogRow]:
         """Return the last `limit` lines of this run and of every run below it, oldest first."""
+        ...
+
+    def line_numbers(self, run_id: str | None = None) -> tuple[int, int]:
+        """Return the first and the last number of a log line of this run or one below it; of all: 0 and the last.
+
+        Without lines, both are 0.
+        """
+        ...
+
+    def lines(
+        self, run: RunRow, after: int, last: int, *, level: int = 0, since: float | None = None, name: str | None = None
+    ) -> list[LineRow]:
+        """Return the log lines of this run, and of every run below it, with numbers beyond `after` up to `last`.
+
+        Only those of `level` or above, written at `since` or later, of runs with this name or run name. Also those of
+        runs that are not recorded yet, whoever they belong to. The caller keeps the range small.
+        """
         ...
 
     def result(self, address: str) -> ResultRow | None:
@@ -232,6 +297,10 @@ class Reader(Protocol):
         """Return the owners of root runs that have not ended."""
         ...
 
+    def vouches_for(self, owner: str) -> bool:
+        """Whether the store itself knows that an owner may be alive, as one does that other machines use, too."""
+        ...
+
     def close(self) -> None:
         """Let go of the store. Further calls are errors, apart from `close`."""
         ...
@@ -267,8 +336,9 @@ class Store(Reader, Protocol):
     def claim(self, row: RunRow, lives: Sequence[str], *, patience: float = 1.0) -> RunRow | None:
         """Store the root run `row`, which goes on from one of `lives`; or return the run that already does.
 
-        That is one with `resumed_from` in `lives` that has not ended, or has completed. Of two processes that
-        ask at the same time one gets the other's row. Waits and raises like `write`.
+        That is one with `resumed_from` in `lives` that has not ended, or has completed; but none of those that `row`
+        itself goes on from, one after another. Of two processes that ask at the same time one gets the other's row.
+        Waits and raises like `write`.
         """
         ...
 

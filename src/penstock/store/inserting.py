@@ -16,7 +16,7 @@ from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, ResultRow, R
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-LONGEST_TEXT = 1_000_000  # characters; longer values are cut if a batch needs cleaning
+LONGEST_TEXT = 100_000_000  # characters that fit into SQLite's billion bytes however they are escaped
 ROWS_PER_STATEMENT = 1024
 
 _Values = Sequence[object]

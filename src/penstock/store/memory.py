@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
+from typing import Unpack
 
 from penstock.store.base import (
     AttemptRow,
     Batch,
     EdgeRow,
     KeptRow,
+    LineRow,
     LogRow,
     OwnerDeclaredDead,
     ResultRow,
     RunRow,
     StateCount,
+    Tally,
+    Wanted,
 )
-from penstock.store.text import id_prefix
+from penstock.store.text import id_prefix, is_wanted, possible_names
 
 
 class MemoryStore:
@@ -58,10 +63,12 @@ class MemoryStore:
 
     def claim(self, row: RunRow, lives: Sequence[str], *, patience: float = 1.0) -> RunRow | None:
         with self._lock:
+            line = self._line(row.resumed_from)
             taken = [
                 other
                 for other in self._runs.values()
                 if other.resumed_from in lives
+                and other.id not in line
                 and other.parent_id is None
                 and (other.ended is None or other.status == "COMPLETED")
             ]
@@ -86,28 +93,32 @@ class MemoryStore:
         by_id = [row for row in roots if prefix and row.id.startswith(prefix)] or [
             row for row in sorted(latest_first) if prefix and row.id.startswith(prefix)
         ]
-        by_name = [row for row in latest_first if row.run_name == text and (row in roots or row.kind == "flow")]
+        by_name = [
+            row
+            for name, run_name in possible_names(text)
+            for row in latest_first
+            if row.run_name == run_name and name in (None, row.name) and (row.parent_id is None or row.kind == "flow")
+        ]
         return by_id[:limit] or by_name[:1]
 
-    def runs(
-        self,
-        *,
-        kind: str | None = None,
-        name: str | None = None,
-        status: str | None = None,
-        since: float | None = None,
-        before: RunRow | None = None,
-        limit: int = 50,
-    ) -> list[RunRow]:
+    def inside(self, run_id: str, text: str, *, limit: int = 10) -> list[RunRow]:
+        prefix = id_prefix(text)
         found = [
             row
-            for row in self._all()
-            if row.parent_id is None
-            and kind in (None, row.kind)
-            and name in (None, row.name)
-            and status in (None, row.status)
-            and (since is None or row.created >= since)
-            and (before is None or _creation(row) < _creation(before))
+            for row in self.tree(run_id, limit=sys.maxsize)
+            if text in (row.run_name, row.name) or (prefix and row.id.startswith(prefix))
+        ]
+        return sorted(found, key=lambda row: row.run_name != text)[:limit]
+
+    def runs(self, *, before: RunRow | None = None, limit: int = 50, **wanted: Unpack[Wanted]) -> list[RunRow]:
+        below = wanted.get("below")
+        rows = (
+            [row for row in self._all() if row.parent_id is None]
+            if below is None
+            else self.tree(below, limit=sys.maxsize)
+        )
+        found = [
+            row for row in rows if is_wanted(row, wanted) and (before is None or _creation(row) < _creation(before))
         ]
         return sorted(found, key=_creation, reverse=True)[:limit]
 
@@ -120,8 +131,32 @@ class MemoryStore:
 
     def counts(self, run_id: str) -> list[StateCount]:
         below = self._ids(run_id) - {run_id}
-        found = Counter((row.kind, row.status, row.state_name) for row in self._all() if row.id in below)
-        return [StateCount(*state, number) for state, number in sorted(found.items())]
+        rows = [row for row in self._all() if row.id in below]
+        found = Counter((row.kind, row.status, row.state_name) for row in rows)
+        with self._lock:
+            again = {run_id for run_id, _ in self._attempts}
+        retried = Counter((row.kind, row.status, row.state_name) for row in rows if row.id in again)
+        return [StateCount(*state, number, retried[state]) for state, number in sorted(found.items())]
+
+    def tally(self, run_id: str) -> list[Tally]:
+        rows: dict[str | None, RunRow] = {row.id: row for row in self.tree(run_id, limit=sys.maxsize)}
+        with self._lock:
+            again = {run_id for run_id, _ in self._attempts}
+        found: dict[tuple[str, str, str, str, str], list[RunRow]] = {}
+        for row in rows.values():
+            found.setdefault((_place(row, rows), row.kind, row.name, row.status, row.state_name), []).append(row)
+        return [
+            Tally(*key, len(same), sum(row.id in again for row in same), min(row.created for row in same))
+            for key, same in sorted(found.items())
+        ]
+
+    def failures(self, run_id: str, *, limit: int = 100) -> list[RunRow]:
+        found = [
+            row
+            for row in self.tree(run_id, limit=sys.maxsize)
+            if row.status in ("FAILED", "CRASHED") and row.state_name != "UpstreamFailed"
+        ]
+        return sorted(found, key=lambda row: (row.ended or 0.0, row.id))[:limit]
 
     def attempts(self, run_id: str) -> list[AttemptRow]:
         ids = self._ids(run_id)
@@ -142,6 +177,28 @@ class MemoryStore:
         with self._lock:
             found = [row for row in self._logs if row.run_id in ids]
         return found[max(0, len(found) - limit) :]
+
+    def line_numbers(self, run_id: str | None = None) -> tuple[int, int]:
+        if run_id is None:
+            return 0, len(self._logs)
+        ids = self._ids(run_id)
+        with self._lock:
+            found = [number for number, row in enumerate(self._logs, 1) if row.run_id in ids]
+        return (found[0], found[-1]) if found else (0, 0)
+
+    def lines(
+        self, run: RunRow, after: int, last: int, *, level: int = 0, since: float | None = None, name: str | None = None
+    ) -> list[LineRow]:
+        ids = self._ids(run.id)
+        found: list[LineRow] = []
+        with self._lock:
+            for number, row in enumerate(self._logs[after:last], after + 1):
+                of = self._runs.get(row.run_id)
+                names = (None, None, None) if of is None else (of.kind, of.name, of.run_name)
+                wanted = of is None or (of.id in ids and name in (None, of.name, of.run_name))
+                if wanted and row.level >= level and (since is None or row.time >= since):
+                    found.append(LineRow(number, *row, *names))
+        return found
 
     def result(self, address: str) -> ResultRow | None:
         return self._results.get(address)
@@ -200,8 +257,19 @@ class MemoryStore:
     def owners(self) -> list[str]:
         return sorted({row.owner for row in self.unfinished() if row.owner is not None})
 
+    def vouches_for(self, owner: str) -> bool:
+        return False
+
     def close(self) -> None:
         """Nothing to let go of: the records stay readable as long as the object lives."""
+
+    def _line(self, run_id: str | None) -> set[str]:
+        """The run and those that it goes on from, one after another."""
+        ids = set[str]()
+        while run_id in self._runs and run_id not in ids:
+            ids.add(run_id)
+            run_id = self._runs[run_id].resumed_from
+        return ids
 
     def _put(self, row: RunRow) -> None:
         before = self._runs.get(row.id)
@@ -233,6 +301,16 @@ class MemoryStore:
 
 def _creation(row: RunRow) -> tuple[float, str]:
     return row.created, row.id
+
+
+def _place(row: RunRow, rows: Mapping[str | None, RunRow]) -> str:
+    names = []
+    above = rows.get(row.parent_id)
+    while above is not None:
+        if above.kind == "flow":
+            names.append(above.name)
+        above = rows.get(above.parent_id)
+    return "/".join(reversed(names))
 
 
 def _result_creation(row: ResultRow) -> tuple[float, str]:

@@ -54,7 +54,7 @@ def connect_reading(path: str) -> tuple[Connection, int]:
             raise StoreMissing(f"{path} holds no records yet")
         if version < SCHEMA_VERSION:
             connection.execute("PRAGMA temp_store = MEMORY")
-            connection.executescript(_text("migrations", f"{version:04}_seen_as_{SCHEMA_VERSION:04}.sql"))
+            connection.executescript(file_text("migrations", f"{version:04}_seen_as_{SCHEMA_VERSION:04}.sql"))
         connection.execute("PRAGMA query_only = ON")
     except BaseException:
         connection.close()
@@ -155,7 +155,7 @@ def as_unavailable(path: str) -> Iterator[None]:
 @cache
 def statements(name: str) -> dict[str, str]:
     """The statements in a file of this package by name: each follows a line `-- name: it`."""
-    named = _text(name).split("-- name: ")[1:]
+    named = file_text(name).split("-- name: ")[1:]
     return {name: statement for name, _, statement in (block.partition("\n") for block in named)}
 
 
@@ -184,10 +184,10 @@ def _bring_up_to_date(connection: Connection, path: str) -> None:
     if version == SCHEMA_VERSION:
         return
     if version == 0:
-        script = _text("schema.sql")
+        script = file_text("schema.sql")
     else:
         copy_database(connection, f"{path}.v{version}-backup")
-        script = "\n".join(_text("migrations", name) for name in _steps_from(version))
+        script = "\n".join(file_text("migrations", name) for name in _steps_from(version))
     # One transaction, the number of the version included: who dies in it leaves the old store.
     connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nCOMMIT;")
 
@@ -198,6 +198,7 @@ def _steps_from(version: int) -> list[str]:
     return [name for start, name in steps if start >= version]
 
 
-def _text(*names: str) -> str:
+def file_text(*names: str) -> str:
+    """What is in a file of this package."""
     with open(os.path.join(os.path.dirname(__file__), *names), encoding="utf-8") as file:
         return file.read()

@@ -33,9 +33,15 @@ INSERT INTO dead_owners VALUES (:owner, :now) ON CONFLICT DO NOTHING;
 DELETE FROM dead_owners WHERE declared < :old;
 
 -- name: taken
+-- A run that has completed may be in the line of those that :origin goes on from: it was tried again.
+WITH RECURSIVE lives (id, origin) AS (
+    SELECT id, resumed_from FROM runs WHERE id = :origin
+    UNION
+    SELECT runs.id, runs.resumed_from FROM lives JOIN runs ON runs.id = lives.origin
+)
 SELECT * FROM runs
 WHERE resumed_from IN (SELECT value FROM json_each(:lives)) AND parent_id IS NULL
-  AND (ended IS NULL OR status = 'COMPLETED')
+  AND (ended IS NULL OR status = 'COMPLETED') AND id NOT IN (SELECT id FROM lives)
 ORDER BY created DESC, id DESC LIMIT 1;
 
 -- name: drop_results

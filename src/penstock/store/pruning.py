@@ -71,14 +71,28 @@ def prune(
     if not os.path.exists(database_in(home)):
         raise StoreMissing(f"there is no run store at {database_in(home)}")
     with closing(SQLiteStore(home)) as store:
-        pruning = _Pruning(store, os.path.abspath(home), results, older_than)
+        pruning = Pruning(store, os.path.abspath(home), results, older_than)
         return pruning.forecast(keep, max_bytes) if dry_run else pruning.run(keep, max_bytes)
 
 
-class _Pruning:
+def remove_runs(
+    home: str | os.PathLike[str], root_ids: Iterable[str], *, results: str | os.PathLike[str] | None = None
+) -> Pruned:
+    """Remove these root runs from the store in `home`, with all that is theirs, and give disk space back.
+
+    Values go as well, unless another run needs them. A run that has not ended stays, with all runs that it goes on from
+    or that went on from one of these; and ids that are not those of root runs are passed over. Otherwise like `prune`.
+    """
+    if not os.path.exists(database_in(home)):
+        raise StoreMissing(f"there is no run store at {database_in(home)}")
+    with closing(SQLiteStore(home)) as store:
+        return Pruning(store, os.path.abspath(home), results, None).remove(root_ids)
+
+
+class Pruning:
     def __init__(
         self,
-        store: SQLiteStore,
+        store: Any,  # of either kind
         home: str,
         results: str | os.PathLike[str] | None,
         older_than: float | None,
@@ -93,16 +107,27 @@ class _Pruning:
         self._sql = statements("upkeep.sql")
 
     def run(self, keep: int | None, max_bytes: int | None) -> Pruned:
-        before = size_of(database_in(self._home))
-        for portion in _portions(self._trees(self._surplus(keep))):
-            self._remove_runs(portion, self._limit)
+        before = self._size()
+        self._remove_trees(self._surplus(keep), self._limit)
         self._sweep_results()
         if max_bytes is not None:
             self._shrink(max_bytes)
         self._sweep_files()
+        return self._finished(before)
+
+    def remove(self, root_ids: Iterable[str]) -> Pruned:
+        before = self._size()
+        finished = {root for root, _ in self._ask("candidates", keep=0)}
+        self._remove_trees([root for root in dict.fromkeys(root_ids) if root in finished], None)
+        return self._finished(before)
+
+    def _finished(self, before: int) -> Pruned:
         self._give_space_back()
-        self._counts["bytes"] += max(0, before - size_of(database_in(self._home)))
+        self._counts["bytes"] += max(0, before - self._size())
         return Pruned(**self._counts)
+
+    def _size(self) -> int:
+        return size_of(database_in(self._home))
 
     def forecast(self, keep: int | None, max_bytes: int | None) -> Pruned:
         """What `run` would do. Changes nothing."""
@@ -151,6 +176,10 @@ class _Pruning:
         found = self._ask("needed") if connection is None else connection.execute(self._sql["needed"])
         return {run_id for (run_id,) in found}
 
+    def _remove_trees(self, roots: Iterable[str], serving_since: float | None) -> None:
+        for portion in _portions(self._trees(roots)):
+            self._remove_runs(portion, serving_since)
+
     def _remove_runs(self, portion: list[tuple[str, str]], serving_since: float | None) -> None:
         with self._store.transaction(PATIENCE, forget=True) as connection:
             needed = self._needed(connection)
@@ -190,7 +219,7 @@ class _Pruning:
     ) -> list[tuple[str, int]]:
         """Remove those that nobody needs; return the names and sizes of their files, to be deleted after the commit."""
         facts = self._facts(addresses, needed, serving_since)
-        unneeded = connection.execute(self._sql["unneeded_results"], facts).fetchall()
+        unneeded = list(connection.execute(self._sql["unneeded_results"], facts))
         doomed = json.dumps([address for address, _, _ in unneeded])
         connection.execute(self._sql["remove_results"], {"addresses": doomed})
         self._counts["results"] += len(unneeded)
@@ -281,7 +310,8 @@ class _Pruning:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def _ask(self, name: str, **parameters: object) -> list[tuple[Any, ...]]:
-        return self._store.ask(self._sql[name], parameters)
+        rows: list[tuple[Any, ...]] = self._store.ask(self._sql[name], parameters)
+        return rows
 
 
 def files_in(directory: str) -> Iterator[tuple[str, int, float]]:

@@ -19,29 +19,59 @@ SELECT * FROM runs WHERE id >= :text AND id < :text || 'g' ORDER BY id LIMIT :li
 
 -- name: by_name
 SELECT * FROM runs
-WHERE (kind = 'flow' OR parent_id IS NULL) AND run_name = :text
+WHERE (kind = 'flow' OR parent_id IS NULL) AND run_name = :text AND (:name IS NULL OR name = :name)
 ORDER BY created DESC, id DESC LIMIT 1;
 
+-- name: inside
+WITH RECURSIVE below (id) AS (
+    SELECT id FROM runs WHERE parent_id = :run_id
+    UNION
+    SELECT runs.id FROM runs JOIN below ON runs.parent_id = below.id
+)
+SELECT runs.* FROM below JOIN runs ON runs.id = below.id
+WHERE run_name = :text OR name = :text OR (:prefix <> '' AND below.id >= :prefix AND below.id < :prefix || 'g')
+ORDER BY run_name <> :text, created, runs.id LIMIT :limit;
+
 -- name: runs
-SELECT * FROM runs
-WHERE parent_id IS NULL
-  AND (:kind IS NULL OR kind = :kind)
+-- Root runs, or what is below one. :states and :tags are JSON arrays, :text and :json_text patterns: parameters are
+-- JSON. The filters reach into both arms of the union, so that neither is made as a whole before its first page is.
+WITH RECURSIVE below (id) AS (
+    SELECT id FROM runs WHERE parent_id = :below
+    UNION
+    SELECT runs.id FROM runs JOIN below ON runs.parent_id = below.id
+)
+SELECT * FROM (
+    SELECT * FROM runs WHERE parent_id IS NULL AND :below IS NULL
+    UNION ALL
+    SELECT runs.* FROM below JOIN runs ON runs.id = below.id
+)
+WHERE (:kind IS NULL OR kind = :kind)
   AND (:name IS NULL OR name = :name)
-  AND (:status IS NULL OR status = :status)
   AND (:since IS NULL OR created >= :since)
+  AND (:until IS NULL OR created < :until)
   AND (:created IS NULL OR (created, id) < (:created, :id))
+  AND (:states = '[]' OR EXISTS (
+        SELECT 1 FROM json_each(:states) WHERE value COLLATE NOCASE IN (status, state_name)))
+  AND (:tags = '[]' OR CASE WHEN json_valid(tags) THEN NOT EXISTS (
+        SELECT 1 FROM json_each(:tags) WHERE value NOT IN (SELECT value FROM json_each(tags))) END)
+  AND (:text IS NULL OR name LIKE :text ESCAPE '\' OR run_name LIKE :text ESCAPE '\' OR message LIKE :text ESCAPE '\'
+       OR parameters LIKE :json_text ESCAPE '\' OR error_type LIKE :text ESCAPE '\' OR error LIKE :text ESCAPE '\')
 ORDER BY created DESC, id DESC LIMIT :limit;
 
 -- name: children
 SELECT * FROM runs WHERE parent_id = :run_id ORDER BY created, id;
 
 -- name: tree
-WITH RECURSIVE below (id) AS (
-    SELECT id FROM runs WHERE parent_id = :run_id
+-- A page of it: those after the last one of the page before. The index alone tells which they are.
+WITH RECURSIVE below (id, created) AS (
+    SELECT id, created FROM runs WHERE parent_id = :run_id
     UNION
-    SELECT runs.id FROM runs JOIN below ON runs.parent_id = below.id
+    SELECT runs.id, runs.created FROM runs JOIN below ON runs.parent_id = below.id
+), page AS (
+    SELECT id, created FROM below WHERE :created IS NULL OR (created, id) > (:created, :id)
+    ORDER BY created, id LIMIT :limit
 )
-SELECT runs.* FROM below JOIN runs ON runs.id = below.id ORDER BY runs.created, runs.id LIMIT :limit;
+SELECT runs.* FROM page AS latest JOIN runs ON runs.id = latest.id ORDER BY latest.created, latest.id;
 
 -- name: counts
 WITH RECURSIVE below (id, kind, status, state_name) AS (
@@ -49,8 +79,33 @@ WITH RECURSIVE below (id, kind, status, state_name) AS (
     UNION
     SELECT runs.id, runs.kind, runs.status, runs.state_name FROM runs JOIN below ON runs.parent_id = below.id
 )
-SELECT kind, status, state_name, COUNT(*) FROM below GROUP BY kind, status, state_name
+SELECT kind, status, state_name, COUNT(*), COUNT(CASE WHEN EXISTS (SELECT 1 FROM earlier_attempts WHERE run_id = below.id) THEN 1 END)
+FROM below GROUP BY kind, status, state_name
 ORDER BY kind, status, state_name;
+
+-- name: tally
+-- No flow has a slash in its name. A task that calls others is no place of its own.
+WITH RECURSIVE below (id, place, inside) AS (
+    SELECT id, '', CASE kind WHEN 'flow' THEN name ELSE '' END FROM runs WHERE parent_id = :run_id
+    UNION
+    SELECT runs.id, below.inside, CASE kind WHEN 'flow' THEN ltrim(below.inside || '/' || name, '/') ELSE below.inside END
+    FROM runs JOIN below ON runs.parent_id = below.id
+)
+SELECT place, kind, name, status, state_name, COUNT(*),
+       COUNT(CASE WHEN EXISTS (SELECT 1 FROM earlier_attempts WHERE run_id = below.id) THEN 1 END), MIN(created)
+FROM below JOIN runs ON runs.id = below.id
+GROUP BY place, kind, name, status, state_name
+ORDER BY place, kind, name, status, state_name;
+
+-- name: failures
+WITH RECURSIVE below (id, status, state_name) AS (
+    SELECT id, status, state_name FROM runs WHERE parent_id = :run_id
+    UNION
+    SELECT runs.id, runs.status, runs.state_name FROM runs JOIN below ON runs.parent_id = below.id
+)
+SELECT runs.* FROM below JOIN runs ON runs.id = below.id
+WHERE below.status IN ('FAILED', 'CRASHED') AND below.state_name <> 'UpstreamFailed'
+ORDER BY runs.ended, runs.id LIMIT :limit;
 
 -- name: attempts
 WITH RECURSIVE tree (id) AS (
@@ -79,6 +134,32 @@ WITH RECURSIVE tree (id) AS (
     SELECT logs.* FROM tree JOIN logs ON logs.run_id = tree.id ORDER BY logs.seq DESC LIMIT :limit
 )
 SELECT run_id, time, level, logger, message FROM latest ORDER BY seq;
+
+-- name: line_numbers
+WITH RECURSIVE tree (id) AS (
+    SELECT :run_id
+    UNION
+    SELECT runs.id FROM runs JOIN tree ON runs.parent_id = tree.id
+)
+SELECT MIN(seq), MAX(seq) FROM tree JOIN logs ON logs.run_id = tree.id;
+
+-- name: last_line
+SELECT MAX(seq) FROM logs;
+
+-- name: lines
+-- By number, so that who follows a log looks at new lines only. A line may be there before its run is: it is handed out
+-- without names. The tree is walked for runs inside others only, which are small.
+WITH RECURSIVE tree (id) AS (
+    SELECT :run_id
+    UNION
+    SELECT runs.id FROM runs JOIN tree ON runs.parent_id = tree.id
+)
+SELECT seq, run_id, time, level, logger, logs.message, kind, name, run_name
+FROM logs LEFT JOIN runs ON runs.id = logs.run_id
+WHERE seq > :after AND seq <= :last AND level >= :level AND (:since IS NULL OR time >= :since)
+  AND (kind IS NULL OR (:name IS NULL OR :name IN (name, run_name)) AND CASE
+        WHEN :is_root THEN root_id = :run_id ELSE runs.id IN (SELECT id FROM tree) END)
+ORDER BY seq;
 
 -- name: result
 SELECT * FROM results WHERE address = :address;

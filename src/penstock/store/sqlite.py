@@ -25,24 +25,18 @@ import json
 import math
 import os
 from _thread import LockType
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from logging import getLogger
 from threading import Lock
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from penstock.exceptions import StoreUnavailable
 from penstock.store.base import (
-    AttemptRow,
     Batch,
-    EdgeRow,
-    KeptRow,
-    LogRow,
     OwnerDeclaredDead,
-    ResultRow,
     RunRow,
-    StateCount,
     StoreLocked,
 )
 from penstock.store.filelock import held
@@ -59,7 +53,7 @@ from penstock.store.opening import (
     set_timeout,
     statements,
 )
-from penstock.store.text import id_prefix
+from penstock.store.reading import AnswersInSQL
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -74,14 +68,12 @@ LONGEST_READ = 1.0  # seconds for which a reader may keep a snapshot
 SHORT_WAIT, LONG_WAIT = 0.05, 2 * LONGEST_READ + 0.2  # seconds for readers to finish, and for those who came since
 READ_TRIES = 3
 UNREADABLE = 60.0  # seconds for which a store is not read again that SQLite could not even begin to read
-PAGE = 10_000  # rows that are read in one snapshot where there may be many
 FORGET_THE_DEAD = 7 * 86400.0  # seconds after which a process that seemed dead is dead
 
 _logger = getLogger("penstock.store")
-_Row = TypeVar("_Row")
 
 
-class SQLiteReader:
+class SQLiteReader(AnswersInSQL):
     """Reads the store in `home`, which others may be writing. Never creates or changes it. Thread-safe.
 
     Reads stores of older versions as they are.
@@ -96,99 +88,16 @@ class SQLiteReader:
         self._deadline = 0.0
         self._unreadable_until = 0.0
 
-    def get(self, run_id: str) -> RunRow | None:
-        rows = self._query("get", RunRow._make, run_id=run_id)
-        return rows[0] if rows else None
+    def vouches_for(self, owner: str) -> bool:
+        """As `Reader.vouches_for`. The file knows of no processes."""
+        return False
 
-    def find(self, text: str, *, limit: int = 10) -> list[RunRow]:
-        if text == "@last":
-            return self._query("last", RunRow._make)
-        return self._find_by_id(id_prefix(text), limit) or self._query("by_name", RunRow._make, text=clean(text))
-
-    def _find_by_id(self, prefix: str, limit: int) -> list[RunRow]:
-        if not prefix:
-            return []
-        for query in ("roots_by_prefix", "runs_by_prefix"):
-            if found := self._query(query, RunRow._make, text=prefix, limit=limit):
-                return found
-        return []
-
-    def runs(
-        self,
-        *,
-        kind: str | None = None,
-        name: str | None = None,
-        status: str | None = None,
-        since: float | None = None,
-        before: RunRow | None = None,
-        limit: int = 50,
-    ) -> list[RunRow]:
-        place = {"created": before and before.created, "id": before and before.id}
-        filters = {"kind": kind, "name": name, "status": status, "since": since}
-        return self._query("runs", RunRow._make, limit=limit, **filters, **place)
-
-    def children(self, run_id: str) -> list[RunRow]:
-        return self._query("children", RunRow._make, run_id=run_id)
-
-    def tree(self, run_id: str, *, limit: int = 1000) -> list[RunRow]:
-        return self._query("tree", RunRow._make, run_id=run_id, limit=limit)
-
-    def counts(self, run_id: str) -> list[StateCount]:
-        return self._query("counts", StateCount._make, run_id=run_id)
-
-    def attempts(self, run_id: str) -> list[AttemptRow]:
-        return self._query("attempts", AttemptRow._make, run_id=run_id)
-
-    def edges(self, run_id: str) -> list[EdgeRow]:
-        return self._query("edges", EdgeRow._make, run_id=run_id)
-
-    def logs(self, run_id: str, *, limit: int = 1000) -> list[LogRow]:
-        return self._query("logs", LogRow._make, run_id=run_id, limit=limit)
-
-    def result(self, address: str) -> ResultRow | None:
-        rows = self._query("result", ResultRow._make, address=address)
-        return rows[0] if rows else None
-
-    def cached(self, cache_key: str) -> ResultRow | None:
-        rows = self._query("cached", ResultRow._make, cache_key=cache_key)
-        return rows[0] if rows else None
-
-    def results_of(self, task_key: str, *, limit: int = 20) -> list[ResultRow]:
-        return self._query("results_of", ResultRow._make, task_key=task_key, limit=limit)
-
-    def kept(self, root_ids: Sequence[str]) -> Iterator[KeptRow]:
-        """As `Reader.kept`. Reads page by page: a snapshot of 100,000 rows would last too long."""
-        for root_id in root_ids:
-            yield from self._kept_of(root_id)
-
-    def _kept_of(self, root_id: str) -> Iterator[KeptRow]:
-        place = 0
-        while place is not None:
-            # One value for all rows: each row that SQLite hands out is a chance to lose the GIL.
-            [(place, rows)] = self._query("kept", tuple, root_id=root_id, place=place, limit=PAGE)
-            yield from map(KeptRow._make, json.loads(rows))
-
-    def not_kept(self, root_ids: Sequence[str]) -> dict[str, int]:
-        return dict(self._query("not_kept", tuple, roots=json.dumps(root_ids)))
-
-    def lost(self, root_ids: Sequence[str], now: float) -> dict[str, int]:
-        return dict(self._query("lost", tuple, roots=json.dumps(root_ids), now=now))
-
-    def lives(self, run_id: str) -> list[RunRow]:
-        return self._query("lives", RunRow._make, run_id=run_id)
-
-    def unfinished(self, owner: str | None = None) -> list[RunRow]:
-        return self._query("unfinished", RunRow._make, owner=owner)
-
-    def owners(self) -> list[str]:
-        return [owner for (owner,) in self._query("owners", tuple)]
+    def statement(self, name: str) -> str:
+        return statements("queries.sql")[name]
 
     def close(self) -> None:
         with self._reading:
             self._disconnect()
-
-    def _query(self, name: str, make: Callable[[Any], _Row], /, **parameters: object) -> list[_Row]:
-        return [make(row) for row in self.ask(statements("queries.sql")[name], parameters)]
 
     def ask(self, statement: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
         """Return the rows that answer a statement; for queries that are not among those of `Reader`."""
@@ -312,7 +221,7 @@ class SQLiteStore(SQLiteReader):
         batch = Batch.empty()
         taken = statements("orders.sql")["taken"]
         with self.transaction(patience, runs=batch.runs) as connection:
-            found = connection.execute(taken, {"lives": json.dumps(lives)}).fetchone()
+            found = connection.execute(taken, {"lives": json.dumps(lives), "origin": row.resumed_from}).fetchone()
             if found is None:
                 batch.runs.append(row)
                 insert_batch(connection, batch)

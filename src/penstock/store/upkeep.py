@@ -15,12 +15,12 @@ from penstock.store.base import StoreMissing
 from penstock.store.files import DATABASE, RESULTS, database_in, sync_names
 from penstock.store.lastcommit import missing_from
 from penstock.store.opening import as_unavailable, connect, connect_reading, copy_database, statements
-from penstock.store.pruning import FRESH, Pruned, files_in, prune
+from penstock.store.pruning import FRESH, Pruned, files_in, prune, remove_runs
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-__all__ = ["Problem", "Pruned", "backup", "check", "prune"]
+__all__ = ["Problem", "Pruned", "backup", "check", "prune", "remove_runs"]
 
 _KEY = "results.key"
 
