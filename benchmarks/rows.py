@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import pickle
+import subprocess
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -68,6 +69,20 @@ def hello() -> Reading:
     ours, bare = process_time(python(str(script))), process_time(python("-c", "import asyncio, sqlite3"))
     a, b, ratio = compare(ours, bare, rounds=15)
     return Reading(f"{a * 1e3:.0f} ms, bare {b * 1e3:.0f} ms", ratio, ratio)
+
+
+def looking() -> Reading:
+    """Of the commands that only read, the one that takes longest to say something about a small run."""
+    script = Path(__file__).with_name("hello.py")
+    subprocess.run(python(str(script)), check=True, capture_output=True)
+    asked = {name: [name, "@last"] for name in ("show", "logs", "explain", "graph")}
+    asked |= {"ls": ["ls"], "graph of a source": ["graph", f"{script}:hello"]}
+    bare = process_cpu(python("-c", "pass"))
+    costs = {
+        name: compare(process_cpu(python("-m", "penstock.cli", *command)), bare)[0] for name, command in asked.items()
+    }
+    slowest = max(costs, key=costs.__getitem__)
+    return Reading(f"{slowest}: {costs[slowest] * 1e3:.0f} ms CPU", costs[slowest] * 1e3)
 
 
 # --- tasks on threads ---
@@ -220,6 +235,7 @@ def kept(what: str, *arguments: Any) -> Callable[[], Reading]:
 ROWS = [
     Row("import", "`import penstock` over bare Python", 60, "ms CPU", importing, records=False),
     Row("hello", "process of one flow, one task; over `import asyncio, sqlite3`", 2.5, "x", hello),
+    Row("look", "start of a command that only reads", 150, "ms CPU", looking),
     Row(
         "direct",
         "direct task call; over a pool round trip",

@@ -1,4 +1,4 @@
-"""Going on with a flow run that did not complete, as a new run that repeats nothing whose value was kept."""
+"""Another run for one that is recorded: it goes on with that, or has the same parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from penstock import calls, generators, settings
@@ -19,11 +19,13 @@ from penstock._engine.context import current_run
 from penstock._engine.ids import as_hex, id_block
 from penstock._engine.past import Past, Place
 from penstock._engine.record import parameters_address, process_facts
+from penstock._raising import leave, leaves
 from penstock.definitions import Definition
 from penstock.exceptions import ParameterBindError, ResultCorrupt, ResumeError, StoreUnavailable
 from penstock.flows import Flow
 from penstock.recovery import recover
 from penstock.store.base import RunRow
+from penstock.storing import name_of
 
 if TYPE_CHECKING:
     from penstock._engine.archive import Archive
@@ -31,12 +33,13 @@ if TYPE_CHECKING:
     from penstock._engine.run import Run
     from penstock.store.base import KeptRow
 
-__all__ = ["resume"]
+__all__ = ["rerun", "resume", "retry"]
 
 _NAMED_AT_MOST = 10
 _ALL = 1_000_000_000
 
 
+@leaves
 def resume(
     flow_run_id: UUID | str,
     *,
@@ -63,18 +66,85 @@ def resume(
     number of processes at once: one of them goes on, the others get `ResumeError`.
     """
     old = OldRun.find(flow_run_id)
+    if old.row.status == "COMPLETED":
+        raise ResumeError(
+            f"Run {old.row.run_name!r} has completed: there is nothing to resume. "
+            f"`penstock retry {old.row.id}` runs again what failed in it"
+        )
+    return _go_on(old, flow, parameters, _Again(_names(rerun), _names(from_task)), return_state)
+
+
+@leaves
+def retry(
+    flow_run_id: UUID | str,
+    *,
+    flow: Flow[..., Any] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    return_state: bool = False,
+) -> Any:
+    """Carry out a flow run again for the sake of what failed in it: `resume`, also for a run that completed.
+
+    A flow may complete although tasks of it failed, if it expected that; those tasks, and all others that did not
+    complete, are executed again. So are the completed runs in which something failed: subflows are entered, and what
+    is kept of them is restored. Raises `ResumeError` as `resume` does, and if the run completed and nothing failed.
+    """
+    old = OldRun.find(flow_run_id)
+    entered = old.around_failures()
+    if entered is None and old.row.status == "COMPLETED":
+        raise ResumeError(
+            f"Run {old.row.run_name!r} has completed, and nothing in it failed. "
+            f"`penstock rerun {old.row.id}` runs all of it again"
+        )
+    return _go_on(old, flow, parameters, _Again(entered=entered or ()), return_state)
+
+
+@leaves
+def rerun(
+    flow_run_id: UUID | str,
+    *,
+    flow: Flow[..., Any] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    return_state: bool = False,
+) -> Any:
+    """Call the flow again with the parameters that a run of it had, and `parameters` in place of some.
+
+    It is a run of its own: nothing is restored, though the cache may answer. Returns what calling the flow would.
+    Raises `ResumeError` if the run is unknown or part of another one, if its flow cannot be found, or if a parameter
+    was not recorded.
+    """
+    old = OldRun.find(flow_run_id, ended=False)
     definition = old.flow() if flow is None else flow
-    values = old.parameters(definition, parameters or {})
-    start = functools.partial(_start, old, definition, values, _names(rerun), _names(from_task))
+    args, kwargs = definition.binder.call(old.parameters(definition, parameters or {}))
+    return definition(*args, return_state=return_state, **kwargs)
+
+
+class _Again(NamedTuple):
+    """What is not restored."""
+
+    rerun: Collection[str] = ()  # tasks of these names
+    starts: Collection[str] = ()  # likewise, and all that depend on them
+    entered: Collection[str] = ()  # what is at these positions
+
+
+def _go_on(
+    old: OldRun, flow: Flow[..., Any] | None, others: Mapping[str, Any] | None, again: _Again, return_state: bool
+) -> Any:
+    definition = old.flow() if flow is None else flow
+    values = old.parameters(definition, others or {})
+    start = functools.partial(_start, old, definition, values, again)
     if definition.isgenerator:
         return generators.iterate(start, return_state, definition.isasync)
     if definition.isasync:
-        return _resume_async(start, return_state)
+        return _go_on_async(start, return_state)
     return calls.call(start(), return_state)
 
 
-async def _resume_async(start: Any, return_state: bool) -> Any:
-    return await calls.call_async(start(), return_state)
+async def _go_on_async(start: Any, return_state: bool) -> Any:
+    try:
+        return await calls.call_async(start(), return_state)
+    except BaseException as error:
+        leave(error)
+        raise
 
 
 def _names(option: Iterable[str] | str) -> frozenset[str]:
@@ -85,7 +155,7 @@ def _names(option: Iterable[str] | str) -> frozenset[str]:
 
 
 class OldRun:
-    """A run that is to be gone on with, as it is recorded."""
+    """A run that is to have another one, as it is recorded."""
 
     def __init__(self, row: RunRow, recorder: Recorder, archive: Archive) -> None:
         self.row = row
@@ -94,17 +164,18 @@ class OldRun:
         self.facts: dict[str, Any] = json.loads(row.info or "{}")
 
     @classmethod
-    def find(cls, flow_run_id: UUID | str) -> OldRun:
-        """Raises `ResumeError` if there is no such run, or nothing to go on with."""
+    def find(cls, flow_run_id: UUID | str, *, ended: bool = True) -> OldRun:
+        """Raises `ResumeError` if there is no such run, if it is part of another one, or, with `ended`, goes on."""
         if current_run.get() is not None:
             raise ResumeError("resume() starts a run of its own: call it outside of flows and tasks")
         home = settings.home()
         recorder = calls.process_recorder()
-        recover(home)
+        recover(home, recorder.reader)
         row = recorder.get(_hex(flow_run_id))
         if row is None:
-            raise ResumeError(f"There is no run {flow_run_id} in {home}: `penstock ls` shows those that there are")
-        _refuse(row)
+            place = name_of(home, settings.store_url())
+            raise ResumeError(f"There is no run {flow_run_id} in {place}: `penstock ls` shows those that there are")
+        _refuse(row, ended)
         return cls(row, recorder, calls.archive_for(home, recorder, settings.current()))
 
     def flow(self) -> Flow[..., Any]:
@@ -144,6 +215,20 @@ class OldRun:
         except (LookupError, OSError, ResultCorrupt, StoreUnavailable):
             return None
 
+    def around_failures(self) -> list[str] | None:
+        """Positions of the kept runs in which something failed, directly or further down; None: nothing failed."""
+        rows = {row.id: row for row in self.recorder.reader.tree(self.row.id, limit=_ALL)}
+        failed = [row for row in rows.values() if row.status != "COMPLETED"]
+        parents = {row.parent_id for row in failed}
+        ahead = list(parents)
+        while ahead:
+            above = rows.get(ahead.pop() or "")
+            if above is not None and above.parent_id not in parents:
+                parents.add(above.parent_id)
+                ahead.append(above.parent_id)
+        positions = (rows[run_id].position for run_id in parents if run_id in rows)
+        return [position for position in positions if position is not None] if failed else None
+
     def lives(self) -> list[RunRow]:
         """The run, those it was resumed from, and those that resumed one of them; the latest first."""
         return self.recorder.reader.lives(self.row.id)
@@ -161,15 +246,13 @@ def _hex(run_id: UUID | str) -> str:
         raise ResumeError(f"{run_id!r} is not the id of a run: give all 32 digits of it") from None
 
 
-def _refuse(row: RunRow) -> None:
+def _refuse(row: RunRow, ended: bool) -> None:
     if row.parent_id is not None or row.kind != "flow":
         raise ResumeError(
             f"{row.kind.capitalize()} run {row.run_name!r} cannot be resumed by itself: resume({row.root_id!r}) "
             "goes on with the run that it is part of"
         )
-    if row.status == "COMPLETED":
-        raise ResumeError(f"Run {row.run_name!r} has completed: there is nothing to resume")
-    if row.ended is None:
+    if ended and row.ended is None:
         raise ResumeError(f"Run {row.run_name!r} is still going on{_whereabouts(row)}")
 
 
@@ -209,16 +292,14 @@ def _attribute(module: Any, names: Sequence[str], key: str) -> Definition | None
 # --- the new run ------------------------------------------------------------------------------------------------
 
 
-def _start(
-    old: OldRun, flow: Flow[..., Any], parameters: dict[str, Any], rerun: Collection[str], starts: Collection[str]
-) -> Run:
+def _start(old: OldRun, flow: Flow[..., Any], parameters: dict[str, Any], again: _Again) -> Run:
     """Claim the old run, make the new one and say what it will have to do again. Raises `ResumeError`."""
     lives = old.lives()
     ids = [row.id for row in lives]
-    _check_names(old, ids, {*rerun, *starts})
+    _check_names(old, ids, {*again.rerun, *again.starts})
     number = next(id_block())
-    life = calls.Life(number, Past(old.recorder, ids, rerun, starts), old.row.id, old.facts.get("script"))
-    run = calls.flow_run(flow, flow.task_runner.duplicate(), parameters, (), life)
+    life = calls.Life(number, Past(old.recorder, ids, *again), old.row.id, old.facts.get("script"))
+    run = calls.flow_run(flow, None, parameters, (), life)
     # Last: nothing may come between the claim and the start, or nobody could claim the run as long as this process is.
     _claim(old, lives, as_hex(number))
     for line in _forecast_if_possible(old.recorder, ids, run.created):

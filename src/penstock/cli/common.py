@@ -1,4 +1,4 @@
-"""What the commands share: options, the store as a context, which run is meant, exit statuses."""
+"""What the commands share: options, the store as a context, exit statuses."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from penstock.store.base import Reader, RunRow, StoreMissing
 STATUSES = ("PENDING", "RUNNING", "WAITING", "COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 EXIT_STATUSES = {"COMPLETED": 0, "FAILED": 1, "CANCELLED": 4, "CRASHED": 5}
 """A command that runs a flow says by its exit status how the flow ended."""
+INTERRUPTED = 130
+"""The exit status after Ctrl-C."""
 
 store_option = click.option(
     "--store",
@@ -35,12 +37,18 @@ class Unreadable(click.ClickException):
     exit_code = 5
 
 
+def url_beside(directory: Path | None) -> str | None:
+    """Where the runs are, if that is not a directory: whoever names one means the store in it."""
+    return settings.store_url() if directory is None else None
+
+
 class Opened:
     """The store as a context: closed at the end, its troubles turned into exit statuses."""
 
     def __init__(self, directory: Path | None) -> None:
         try:
-            self._reader = recovery.open_reader(directory or settings.home())
+            self.home = directory or settings.home()
+            self._reader = recovery.open_reader(self.home, url_beside(directory))
         except ConfigurationError as error:
             raise click.UsageError(str(error)) from error
 
@@ -53,17 +61,6 @@ class Opened:
             raise NotFound(str(error)) from error
         if isinstance(error, StoreUnavailable):
             raise Unreadable(str(error)) from error
-
-
-def the_run(reader: Reader, text: str) -> RunRow:
-    """The run that `text` means: an id or the beginning of one, a run name, or `@last`."""
-    found = reader.find(text, limit=10)
-    if not found:
-        raise NotFound(f"no run has the id or name {text!r}. Type: penstock ls")
-    if len(found) > 1:
-        candidates = "\n".join(f"  {row.id}  {title(row)}" for row in found)
-        raise click.UsageError(f"{text!r} is the beginning of several ids:\n{candidates}")
-    return found[0]
 
 
 def title(row: RunRow) -> str:

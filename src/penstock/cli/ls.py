@@ -2,81 +2,105 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from penstock.cli.common import STATUSES, Opened, json_option, store_option, title
-from penstock.cli.text import as_json, duration, fields_of, moment, printable, table
-from penstock.store.base import Reader, RunRow, StateCount, StoreMissing
+from penstock.cli.outcome import elapsed, task_summary
+from penstock.cli.selecting import the_run
+from penstock.cli.text import as_json, fields_of, printable, state_of, table, terminal_width, when
+from penstock.cli.times import TIME_HELP, Moment
+from penstock.store.base import Reader, RunRow, StateCount, StoreMissing, Wanted
 
 SHORTEST_ID = 8
+STATE_NAMES = (
+    *("AwaitingConcurrencySlot", "AwaitingRetry", "Cached", "Cancelling", "Retrying", "RolledBack", "TimedOut"),
+    "UpstreamFailed",
+)
+"""Of states that the library makes, where they are not those of the statuses. Users make others."""
 
 
-@click.command()
+@click.command(epilog=TIME_HELP)
 @click.option("-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
-@click.option("--name", help="Only runs of this flow or task.")
-@click.option("--status", type=click.Choice(STATUSES, case_sensitive=False), help="Only runs in this status.")
+@click.option("--flow", metavar="NAME", help="Only runs of the flow with this name.")
+@click.option("--name", metavar="NAME", help="Only runs of the flow or task with this name.")
+@click.option(
+    *("--state", "--status", "states"),
+    multiple=True,
+    metavar="STATE",
+    help="Only runs in this status, such as failed, or in a state of this name, such as TimedOut. May be repeated.",
+)
+@click.option(
+    "--tag", "tags", multiple=True, metavar="TAG", help="Only runs with this tag. Repeated: with all of them."
+)
+@click.option("--since", type=Moment(), help="Only runs created at this time or later.")
+@click.option("--until", type=Moment(), help="Only runs created before this time.")
+@click.option("--text", metavar="TEXT", help="Only runs with this in names, parameters, message or error; in any case.")
+@click.option("--in", "inside", metavar="RUN", help="Runs inside this one, at any depth: task runs and subflow runs.")
+@click.option("--before", metavar="RUN", help="The page after the one that ended with this run.")
 @json_option
 @store_option
-def ls(limit: int, name: str | None, status: str | None, json_wanted: bool, store: Path | None) -> None:
-    """List the latest runs: flow runs, and task runs called outside any flow."""
+def ls(
+    limit: int,
+    flow: str | None,
+    inside: str | None,
+    before: str | None,
+    json_wanted: bool,
+    store: Path | None,
+    **filters: Any,
+) -> None:
+    """List the latest runs: flow runs, and task runs called outside any flow. With --in, the runs inside one.
+
+    A run is listed if it is all that the options ask for. For example, the runs of the flow etl that failed in the
+    last two days:
+
+    \b
+        penstock ls --flow etl --state failed --since 2d
+    """
+    if flow is not None:
+        filters.update(kind="flow", name=flow)
     with Opened(store) as reader:
-        try:
-            # One more than shown: the ids printed must tell the last one from its predecessor, too.
-            rows = reader.runs(name=name, status=status, limit=limit + 1)
-        except StoreMissing as nothing:
-            click.echo(f"{nothing}: nothing was recorded yet.", err=True)
-            rows = []
+        rows = _rows(reader, limit, inside, before, cast(Wanted, filters))
+        _check_states(filters["states"], rows)
         if json_wanted:
-            click.echo(as_json(as_document(reader, rows[:limit])))
-        elif rows:
-            click.echo(as_table(reader, rows, limit))
+            click.echo(as_json(as_document(reader, rows, limit)))
+            return
+        if rows:
+            click.echo((as_table if inside is None else _tasks_table)(reader, rows, limit))
+        if len(rows) > limit:
+            click.echo(f"There are more: --before {rows[limit - 1].id}", err=True)
 
 
-def as_table(reader: Reader, rows: Sequence[RunRow], limit: int) -> str:
-    """The first `limit` of `rows`; those after them only have a say in how long the ids must be."""
-    width = unique_width([row.id for row in rows])
-    lines = [_line(reader, row, width) for row in rows[:limit]]
-    return table(("ID", "RUN", "STATE", "STARTED", "DURATION", "TASKS"), lines)
+def _rows(reader: Reader, limit: int, inside: str | None, before: str | None, filters: Wanted) -> list[RunRow]:
+    try:
+        wanted: Wanted = {**filters, "below": inside and the_run(reader, inside).id}
+        last = None if before is None else the_run(reader, before)
+        # One more than shown: the ids printed must tell the last one from its predecessor, too.
+        return reader.runs(before=last, limit=limit + 1, **wanted)
+    except StoreMissing as nothing:
+        click.echo(f"{nothing}: nothing was recorded yet.", err=True)
+        return []
 
 
-def as_document(reader: Reader, rows: Sequence[RunRow]) -> dict[str, Any]:
-    return {"runs": [{**fields_of(row), "tasks": _by_state(reader.counts(row.id))} for row in rows]}
+def _check_states(states: Sequence[str], rows: Sequence[RunRow]) -> None:
+    """Nothing in a state that nobody knows: a name that was mistyped, rather than one that a user has made."""
+    known = {name.lower(): name for name in (*map(str.lower, STATUSES), *STATE_NAMES)}
+    strange = [state for state in states if state.lower() not in known]
+    if rows or not strange:
+        return
+    near: list[str] = import_module("difflib").get_close_matches(strange[0].lower(), known, n=1)
+    hint = f": did you mean {known[near[0]]}?" if near else f". Known states are {', '.join(known.values())}"
+    raise click.UsageError(f"no run is in a state of the name {strange[0]!r}{hint}")
 
 
-def unique_width(ids: Sequence[str]) -> int:
-    """How many digits tell the ids from each other, at least `SHORTEST_ID`."""
-    for width in range(SHORTEST_ID, 32):
-        if len({run_id[:width] for run_id in ids}) == len(ids):
-            return width
-    return 32
-
-
-def elapsed(row: RunRow) -> str:
-    """From the first start to the end, or to now while the run goes on."""
-    if row.started is None:
-        return "-"
-    return duration((time.time() if row.ended is None else row.ended) - row.started)
-
-
-def summary(counts: Sequence[StateCount]) -> str:
-    """`26 (1 Failed, 3 Cached)`: how many tasks, and what there is to know about them."""
-    by_state = _by_state(counts)
-    total = sum(by_state.values())
-    if not total:
-        return "-"
-    notable = [f"{number:,} {printable(state)}" for state, number in by_state.items() if state != "Completed"]
-    return f"{total:,} ({', '.join(notable)})" if notable else f"{total:,}"
-
-
-def _line(reader: Reader, row: RunRow, width: int) -> tuple[str, ...]:
-    started = moment(row.started or row.created)
-    tasks = summary(reader.counts(row.id))
-    return (row.id[:width], title(row), printable(row.state_name), started, elapsed(row), tasks)
+def as_document(reader: Reader, rows: Sequence[RunRow], limit: int) -> dict[str, Any]:
+    """The first `limit` of `rows`; if there are more, `next` is what --before takes for these."""
+    runs = [{**fields_of(row), "tasks": _by_state(reader.counts(row.id))} for row in rows[:limit]]
+    return {"runs": runs, "next": rows[limit - 1].id if len(rows) > limit else None}
 
 
 def _by_state(counts: Sequence[StateCount]) -> dict[str, int]:
@@ -85,3 +109,40 @@ def _by_state(counts: Sequence[StateCount]) -> dict[str, int]:
         if count.kind == "task":
             numbers[count.state_name] = numbers.get(count.state_name, 0) + count.number
     return numbers
+
+
+def as_table(reader: Reader, rows: Sequence[RunRow], limit: int) -> str:
+    """The first `limit` of `rows`; those after them only have a say in how long the ids must be."""
+    width = unique_width([row.id for row in rows])
+    lines = [
+        (row.id[:width], title(row), state_of(row), _start(row), elapsed(row), task_summary(reader.counts(row.id)))
+        for row in rows[:limit]
+    ]
+    return table(("ID", "RUN", "STATE", "STARTED", "DURATION", "TASKS"), lines, terminal_width())
+
+
+def _tasks_table(reader: Reader, rows: Sequence[RunRow], limit: int) -> str:
+    """Runs inside one are named by it and by what is in the first column."""
+    lines = [
+        (title(row), state_of(row), str(row.attempts), _start(row), elapsed(row), " ".join(_error(row)))
+        for row in rows[:limit]
+    ]
+    return table(("RUN", "STATE", "ATTEMPTS", "STARTED", "DURATION", "ERROR"), lines, terminal_width())
+
+
+def _start(row: RunRow) -> str:
+    return when(row.started or row.created)
+
+
+def _error(row: RunRow) -> Iterator[str]:
+    if row.error_type is not None:
+        yield f"{printable(row.error_type)}:"
+        yield printable(row.error or row.message or "")
+
+
+def unique_width(ids: Sequence[str]) -> int:
+    """How many digits tell the ids from each other, at least `SHORTEST_ID`."""
+    for width in range(SHORTEST_ID, 32):
+        if len({run_id[:width] for run_id in ids}) == len(ids):
+            return width
+    return 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from penstock.task_runners.base import Capabilities, TaskRunner
@@ -12,6 +13,33 @@ from penstock.task_runners.threads import ThreadPoolTaskRunner
 ConcurrentTaskRunner = ThreadPoolTaskRunner
 
 __all__ = ["Capabilities", "ConcurrentTaskRunner", "SequentialTaskRunner", "TaskRunner", "ThreadPoolTaskRunner"]
+
+
+def named(name: str, workers: int | None = None) -> TaskRunner:
+    """A runner by the name that it has in settings and on the command line, with so many workers; None: its default.
+
+    Raises `ValueError` if it cannot have that many, `ImportError` if its package is missing.
+    """
+    class_name, with_workers = _NAMED[name]
+    make = globals().get(class_name) or __getattr__(class_name)
+    runner: TaskRunner = make() if workers is None else make(**with_workers(workers))
+    return runner
+
+
+def _sequential(workers: int) -> dict[str, Any]:
+    if workers != 1:
+        raise ValueError(f"SequentialTaskRunner executes one task at a time, so it cannot have {workers} workers")
+    return {}
+
+
+_NAMED: dict[str, tuple[str, Callable[[int], dict[str, Any]]]] = {
+    "sequential": ("SequentialTaskRunner", _sequential),
+    "threads": ("ThreadPoolTaskRunner", lambda workers: {"max_workers": workers}),
+    "processes": ("ProcessPoolTaskRunner", lambda workers: {"max_workers": workers}),
+    "dask": ("DaskTaskRunner", lambda workers: {"cluster_kwargs": {"n_workers": workers, "threads_per_worker": 1}}),
+    "ray": ("RayTaskRunner", lambda workers: {"init_kwargs": {"num_cpus": workers}}),
+}
+"""Their classes, and the arguments that give them a number of workers."""
 
 
 def __getattr__(name: str) -> Any:

@@ -63,11 +63,13 @@ def remote_options(**options: Any) -> Iterator[None]:
     before one that the task itself has (`@task(remote_options=...)`). Other runners do not look at them. A run with an
     option that Ray does not know fails with `ValueError`.
 
-        >>> from penstock import task
+        >>> from penstock import flow, task
         >>> @task
         ... def train(model): ...
-        >>> with remote_options(num_cpus=4, num_gpus=2):
-        ...     fut = train.submit("large")
+        >>> @flow(task_runner=RayTaskRunner)
+        ... def main():
+        ...     with remote_options(num_cpus=4, num_gpus=2):
+        ...         return train.submit("large")
     """
     token = _options.set({**_options.get(), **options})
     try:

@@ -6,6 +6,7 @@ from typing import Any
 
 from penstock._core import serial
 from penstock._core.errors import add_note, describe, traceback_of
+from penstock._core.tracebacks import WORKER_NOTE
 from penstock.exceptions import FailedRun, SerializationError
 
 _HARMLESS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, range})
@@ -57,7 +58,7 @@ def _is_trusted(value: Any) -> bool:
 def portable_error(error: BaseException) -> BaseException:
     """The exception with its traceback as a note; a `FailedRun` that tells of it, if it cannot be sent."""
     substitute = FailedRun(describe(error))
-    note = f"In the worker process:\n{traceback_of(error).rstrip()}"
+    note = f"{WORKER_NOTE}\n{traceback_of(error).rstrip()}"
     substitute.add_note(note)
     add_note(error, note)
     try:
