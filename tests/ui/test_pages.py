@@ -1,0 +1,367 @@
+"""The pages of the dashboard in a real browser: what is on them, for whom, and what must never happen there."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+from dashboards import make_example
+from touring import STATIC, Site, Tab, raw, served, touring
+
+from browser import NARROW
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.xdist_group("dashboard")  # one server and one browser for all of them
+
+KILOBYTES = 150
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    if not (STATIC / "index.html").exists():
+        pytest.skip("the front end was not built; type: make ui")
+    store = tmp_path_factory.mktemp("dashboard") / "store"
+    make_example(store)
+    with served(store) as site:
+        yield site
+
+
+def every_page(site: Site) -> dict[str, str]:
+    """The path of each page, with all its tabs, in a form in which there is much on it."""
+    run, broken = site.run_of("etl", fate="completed", tags=["nightly", "tuesday"]), site.run_of("broken")
+    tasks = site.ask(f"/api/runs/{run}/tasks?limit=200")["columns"]
+    failed = tasks["id"][tasks["fate"].index("failed")]
+    retried = tasks["id"][next(row for row, attempts in enumerate(tasks["attempts"]) if attempts > 1)]
+    tabs = ("timeline", "graph", "tasks", "logs", "parameters", "where")
+    return {
+        "runs": "/",
+        "filtered": "/runs?flow=etl&tag=nightly&text=monday",
+        **{tab: f"/runs/{run}?tab={tab}" for tab in tabs},
+        "opened": f"/runs/{run}?open=load",
+        "group": f"/runs/{broken}?tab=graph&group=report",
+        "broken": f"/runs/{broken}",
+        "failed": f"/tasks/{failed}",
+        "retried": f"/tasks/{retried}",
+        "lines": f"/tasks/{retried}?tab=logs",
+        "flows": "/flows",
+        "flow": "/flows/etl",
+        "compare": f"/compare?a={run}&b={site.run_of('etl', tags=[])}",
+        "about": "/about",
+        "nothing there": f"/runs/{32 * '0'}",
+    }
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_obeys_the_rules_of_accessibility(browser: Browser, site: Site, theme: str) -> None:
+    with touring(browser, site, color_scheme=theme, bypass_csp=True) as visit:
+        for name, path in every_page(site).items():
+            visit.go(path)
+            assert visit.violations() == [], name
+        visit.go("/runs")
+        visit.page.keyboard.press("?")
+        visit.page.wait_for_selector("dialog[open]")
+        assert visit.violations() == []
+
+
+def test_every_page_keeps_to_its_security_policy_and_asks_nobody_else(browser: Browser, site: Site) -> None:
+    with touring(browser, site) as visit:  # a breach of the policy is an error on the console
+        for path in every_page(site).values():
+            visit.go(path)
+            assert visit.page.locator("main h1").inner_text()
+            assert "token" not in visit.page.url
+
+
+def test_no_page_is_wider_than_a_phone(browser: Browser, site: Site) -> None:
+    with touring(browser, site, viewport=NARROW) as visit:
+        for name, path in every_page(site).items():
+            visit.go(path)
+            assert visit.page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], name
+
+
+def test_a_page_takes_two_requests_at_most(browser: Browser, site: Site) -> None:
+    with touring(browser, site) as visit:
+        for name, path in every_page(site).items():
+            visit.asked.clear()
+            visit.go(path)
+            visit.page.wait_for_timeout(300)  # for requests that should not come
+            answers = [asked for asked in visit.asked if not asked.startswith("/api/about")]
+            assert len(answers) <= 2, (name, answers)
+
+
+def test_what_happened_is_told_on_the_pages(browser: Browser, site: Site) -> None:
+    pages = every_page(site)
+    with touring(browser, site) as visit:
+        visit.go(pages["timeline"])
+        visit.page.get_by_text("1 failed and handled").wait_for()
+        assert "KeyError" in visit.page.locator(".errors").inner_text()
+        assert re.search(r"example_store\.py:\d+ in load", visit.page.locator(".errors .place").inner_text())
+        table = visit.page.get_by_role("table", name="The timeline as a table")
+        assert "11 completed, 1 failed" in table.inner_text()
+        visit.go(pages["opened"])
+        runs = visit.page.get_by_role("table", name="Runs of load")
+        runs.get_by_text("load-0[7]").wait_for(state="attached")
+        visit.go(pages["retried"])
+        attempts = visit.page.get_by_role("table", name="Attempts").inner_text()
+        assert "Failed" in attempts and "Completed" in attempts
+        visit.go(pages["compare"])
+        assert "'tuesday'" in visit.page.locator("main").inner_text()
+
+
+# --- the keyboard -----------------------------------------------------------------------------------------------------
+
+
+def test_everything_can_be_reached_with_the_keyboard_alone(browser: Browser, site: Site) -> None:
+    with touring(browser, site) as visit:
+        keyboard, page = visit.page.keyboard, visit.page
+        visit.go("/runs")
+        page.wait_for_selector("tr[data-row]")
+        keyboard.press("/")
+        keyboard.type("tuesday")
+        page.wait_for_url("**text=tuesday")
+        visit.until("document.querySelectorAll('tr[data-row]').length === 1")
+        keyboard.press("Escape")
+        keyboard.press("j")
+        visit.until("document.activeElement.closest('tr[data-row]')")
+        keyboard.press("Enter")
+        page.wait_for_url("**/runs/*")
+        visit.settle()
+        keyboard.press("3")
+        page.wait_for_url("**tab=tasks")
+        page.wait_for_selector("tr[data-row='5']")
+        for _ in range(3):
+            keyboard.press("j")
+        visit.until("document.activeElement.closest('tr')?.dataset.row === '2'")
+        keyboard.press("k")
+        visit.until("document.activeElement.closest('tr')?.dataset.row === '1'")
+        keyboard.press("Enter")
+        page.wait_for_url("**/tasks/*")
+        visit.settle()
+        keyboard.press("g")
+        keyboard.press("f")
+        page.wait_for_url("**/flows")
+        keyboard.press("?")
+        page.wait_for_selector("dialog[open]")
+        keyboard.press("Escape")
+        page.wait_for_selector("dialog", state="detached")
+        before = page.evaluate("document.documentElement.dataset.theme")
+        keyboard.press("t")
+        assert page.evaluate("document.documentElement.dataset.theme") != before
+
+
+def test_the_timeline_is_walked_zoomed_and_opened_with_the_keyboard(browser: Browser, site: Site) -> None:
+    with touring(browser, site) as visit:
+        keyboard, page = visit.page.keyboard, visit.page
+        visit.go(every_page(site)["timeline"])
+        page.get_by_role("table", name="The timeline as a table").wait_for(state="attached")
+        page.locator(".lanes").focus()
+        whole = page.locator("output").inner_text()
+        keyboard.press("+")
+        visit.until("whole => document.querySelector('output').innerText !== whole", arg=whole)
+        keyboard.press("0")
+        visit.until("whole => document.querySelector('output').innerText === whole", arg=whole)
+        keyboard.press("ArrowDown")
+        keyboard.press("ArrowDown")
+        page.get_by_text(re.compile("^load: .*1 failed")).wait_for(state="attached")
+        keyboard.press("Enter")
+        page.wait_for_url("**open=load")
+        page.get_by_role("table", name="Runs of load").wait_for(state="attached")
+        for _ in range(8):
+            keyboard.press("ArrowDown")
+        page.get_by_text("load-0[7], Failed").wait_for(state="attached")
+        keyboard.press("Enter")
+        page.wait_for_url("**/tasks/*")
+
+
+# --- the way in -------------------------------------------------------------------------------------------------------
+
+
+def test_a_tab_without_the_token_asks_for_it_and_gets_in_with_it(browser: Browser, site: Site) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"{site.address}/flows")
+    page.get_by_role("heading", name="This tab has no access yet").wait_for()
+    page.get_by_label("Address or token").fill(site.url())
+    page.get_by_role("button", name="Open").click()
+    page.get_by_role("link", name="broken").first.wait_for()
+    other = context.new_page()  # a second tab of the same browser asks the first one
+    other.goto(f"{site.address}/runs")
+    other.wait_for_selector("tr[data-row]")
+    context.close()
+
+
+def test_filters_and_tabs_are_in_the_address(browser: Browser, site: Site) -> None:
+    with touring(browser, site) as visit:
+        visit.go("/runs")
+        visit.page.get_by_label("State").select_option("failed")
+        visit.page.wait_for_url("**state=failed")
+        visit.until("document.querySelectorAll('tr[data-row]').length === 2")
+        visit.page.reload()
+        visit.until("document.querySelectorAll('tr[data-row]').length === 2")
+        visit.page.locator("tr[data-row='0'] a").first.click()
+        visit.page.wait_for_url("**/runs/*")
+        visit.page.go_back()
+        visit.page.wait_for_url("**state=failed")
+
+
+def test_it_works_behind_a_proxy_that_puts_a_prefix_before_the_paths(browser: Browser, site: Site) -> None:
+    with proxied(site, "/tools/penstock") as address, touring(browser, Site(address, site.token)) as visit:
+        visit.go("/flows/etl")
+        visit.page.get_by_role("link", name="Runs", exact=True).click()
+        visit.page.wait_for_selector("tr[data-row]")
+        assert visit.page.url.startswith(f"{address}/runs")
+
+
+class Proxy(ThreadingHTTPServer):
+    """In front of a dashboard, under a prefix."""
+
+    daemon_threads = False
+
+    def __init__(self, site: Site, prefix: str) -> None:
+        super().__init__(("127.0.0.1", 0), Forwarder)
+        self.site, self.prefix = site, prefix
+        self.behind: list[socket.socket] = []
+
+
+class Forwarder(BaseHTTPRequestHandler):
+    server: Proxy
+
+    def do_GET(self) -> None:
+        headers = {"Authorization": self.headers.get("Authorization", "")}
+        with raw(self.server.site, self.path.removeprefix(self.server.prefix), headers, self.server.behind) as answer:
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name not in ("transfer-encoding", "connection", "date", "server"):
+                    self.send_header(name, value)
+            self.end_headers()
+            while part := answer.read1(65536):
+                self.wfile.write(part)
+                self.wfile.flush()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def proxied(site: Site, prefix: str) -> Iterator[str]:
+    with Proxy(site, prefix) as proxy:
+        thread = Thread(target=proxy.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{proxy.server_port}{prefix}"
+        proxy.shutdown()
+        thread.join()
+        for connection in proxy.behind:  # streams would stay open
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+# --- a run that goes on -----------------------------------------------------------------------------------------------
+
+LIVE = """
+import sys, time
+from penstock import flow, task, get_run_logger, runtime
+from penstock.task_runners import ThreadPoolTaskRunner
+
+@task(retries=1, retry_delay_seconds=0.05)
+def work(number):
+    time.sleep(0.01)
+    if number % 100 == 7 and runtime.task_run.run_count == 1:
+        raise OSError("once")
+    if number % 500 == 3:
+        raise ValueError(f"never {number}")
+    if number % 100 == 0:
+        get_run_logger().info("at %d", number)
+    return number
+
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=8))
+def busy(number=2000):
+    futures = work.map(range(number))
+    futures.wait()
+    done = sum(future.state.is_completed() for future in futures)
+    get_run_logger().info("that was the last line")
+    return done
+
+if __name__ == "__main__":
+    busy()
+"""
+
+
+def test_a_run_of_two_thousand_tasks_is_followed_to_its_end(browser: Browser, site: Site, tmp_path: Path) -> None:
+    script = tmp_path / "busy.py"
+    script.write_text(LIVE, "utf-8")
+    store = site.ask("/api/about")["home"]
+    with touring(browser, site) as visit, touring(browser, site) as lines:
+        visit.go("/runs?flow=busy")
+        command = [sys.executable, str(script)]
+        run = subprocess.Popen(command, env={**os.environ, "PENSTOCK_HOME": store}, stderr=subprocess.DEVNULL)
+        try:
+            row = visit.page.locator("tr[data-row='0']")
+            row.get_by_text("Running").wait_for()  # it appears by itself
+            row.locator("a").first.click()
+            visit.page.wait_for_url("**/runs/*")
+            path = visit.page.url.removeprefix(site.address)
+            lines.go(f"{path}?tab=logs")
+            lines.page.get_by_role("button", name="Following").wait_for()
+            _followed(visit, lines)
+        finally:
+            run.wait(60)
+
+
+def _followed(visit: Tab, lines: Tab) -> None:
+    visit.page.get_by_text(re.compile(r"RUNNING.*2,000 task runs \(\d.* running")).first.wait_for()
+    ended = re.compile(r"COMPLETED in .* · 2,000 task runs \(4 failed and handled, 2\d retried\)")
+    visit.page.get_by_text(ended).wait_for(timeout=40_000)
+    visit.page.locator(".titleline").get_by_text("Completed").wait_for()
+    table = visit.page.get_by_role("table", name="The timeline as a table")
+    table.get_by_text("1,996 completed, 4 failed").wait_for(state="attached")
+    lines.page.get_by_text("that was the last line").wait_for()
+    top, height, seen = lines.page.locator(".lines").evaluate("e => [e.scrollTop, e.scrollHeight, e.clientHeight]")
+    assert top + seen >= height - 40  # it followed
+    asked = [path for path in visit.asked if "/live" in path]
+    assert len(asked) < 12, asked  # pushed, not asked for again and again
+
+
+# --- what is shipped --------------------------------------------------------------------------------------------------
+
+
+def test_the_front_end_is_small() -> None:
+    packed = {path.name: len(gzip.compress(path.read_bytes(), 9)) for path in STATIC.rglob("*") if path.is_file()}
+    assert sum(packed.values()) <= KILOBYTES * 1000, packed
+
+
+def test_the_page_has_no_script_style_or_handler_in_it_and_only_relative_addresses() -> None:
+    page = (STATIC / "index.html").read_text("utf-8")
+    assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:|<base", page)
+    assert re.findall(r"<script[^>]*>([^<]*)</script>", page) == [""]
+    assert all(address.startswith("./") for address in re.findall(r"(?:src|href)=\"([^\"]*)\"", page))
+
+
+def test_the_shipped_scripts_make_no_markup_from_texts_and_know_no_other_place() -> None:
+    for script in STATIC.rglob("*.js"):
+        text = script.read_text("utf-8")
+        assert not re.search(r"\beval\(|new Function\(|document\.write|insertAdjacentHTML|outerHTML=", text), (
+            script.name
+        )
+        addresses = set(re.findall(r"https?://[\w.-]+", text)) - {"http://www.w3.org"}
+        assert addresses <= {"http://127.0.0.1"}, script.name
+
+
+def test_each_file_is_served_and_nothing_else(site: Site) -> None:
+    with raw(site, "/runs/x") as page:
+        [script] = re.findall(r"src=\"\.\./(assets/[^\"]+\.js)\"", page.read().decode())
+    for path, status in ((f"/{script}", 200), (f"/assets/{quote('../index.html', safe='')}", 404)):
+        with raw(site, path) as answer:
+            assert answer.status == status

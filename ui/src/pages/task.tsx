@@ -1,0 +1,248 @@
+import { useState } from "preact/hooks";
+import type { TaskRun } from "../answers";
+import { ask, useAnswer } from "../api";
+import { duration, plural } from "../format";
+import { useAddress } from "../parts/address";
+import {
+  Fact,
+  Facts,
+  Lasted,
+  Loading,
+  Long,
+  pathOf,
+  Tags,
+  Time,
+  To,
+  Trouble,
+  useTitle,
+  Value,
+  ValueTable,
+} from "../parts/basics";
+import { LogView } from "../parts/log";
+import { kindOf, Sign, State } from "../states";
+import { Crumbs } from "./run";
+
+export function TaskPage({ id }: { id: string }) {
+  const answer = useAnswer<TaskRun>(`api/tasks/${id}`, {}, { view: "task", id });
+  useTitle(answer.data?.run.title ?? "Task run");
+  const [now, change] = useAddress();
+  if (!answer.data) return <Loading error={answer.error} />;
+  const said = answer.data;
+  const { run } = said;
+  const tab = now.tab === "logs" ? "logs" : "overview";
+  return (
+    <>
+      <Trouble error={answer.error} />
+      <header class="head">
+        <Crumbs described={said} current={run.title} />
+        <div class="titleline">
+          <h1>{run.run_name}</h1>
+          <State fate={run.fate} state={run.state} />
+        </div>
+        <p class="outcome">{said.outcome}</p>
+        <Facts>
+          <Fact name={run.kind === "flow" ? "Flow" : "Task"}>{run.name}</Fact>
+          {run.map_index !== null && <Fact name="Index">{run.map_index}</Fact>}
+          <Fact name="Started">
+            <Time at={run.started} />
+          </Fact>
+          <Fact name="Duration">
+            <Lasted from={run.started} to={run.ended} over={run.ended !== null} />
+          </Fact>
+          {run.started !== null && <Fact name="Waited before">{duration(run.started - run.created)}</Fact>}
+          <Fact name="Attempts">{run.attempts}</Fact>
+          {said.children > 0 && (
+            <Fact name="Called">
+              {run.kind === "flow" ? (
+                <To to={pathOf("flow", run.id)}>{plural(said.children, "run")}</To>
+              ) : (
+                plural(said.children, "run")
+              )}
+            </Fact>
+          )}
+          {run.tags.length > 0 && (
+            <Fact name="Tags">
+              <Tags tags={run.tags} />
+            </Fact>
+          )}
+          <Fact name="Id">
+            <code>{run.id}</code>
+          </Fact>
+        </Facts>
+      </header>
+      {run.error !== null && said.attempts.columns.error.at(-1) !== run.error && (
+        <section class="errors" aria-label="error">
+          {run.user_line && <div class="place">{run.user_line}</div>}
+          <div class="said">
+            {run.error_type && <strong>{run.error_type}: </strong>}
+            {run.error}
+          </div>
+        </section>
+      )}
+      <nav class="tabs" aria-label="views of the task run">
+        <To to={`/tasks/${id}`} aria-current={tab === "overview" ? "page" : undefined}>
+          Overview
+        </To>
+        <To to={`/tasks/${id}?tab=logs`} aria-current={tab === "logs" ? "page" : undefined}>
+          Logs
+        </To>
+      </nav>
+      {tab === "logs" ? (
+        <LogView id={id} live={run.ended === null} names={[]} only={id} />
+      ) : (
+        <Overview said={said} onLogs={() => change({ tab: "logs" })} />
+      )}
+    </>
+  );
+}
+
+function Overview({ said }: { said: TaskRun; onLogs: () => void }) {
+  const { run } = said;
+  return (
+    <>
+      <Attempts said={said} />
+      <div class="columns">
+        <div>
+          <h2>Parameters</h2>
+          <ValueTable columns={said.parameters.columns} caption="Parameters" />
+          <h2>Result</h2>
+          {run.result === null ? <p class="soft">none</p> : <Long text={run.result} />}
+        </div>
+        <div>
+          <h2>Upstream</h2>
+          <Upstreams said={said} />
+          <h2>Downstream</h2>
+          <Downstreams key={run.id} said={said} />
+        </div>
+      </div>
+    </>
+  );
+}
+
+function Attempts({ said }: { said: TaskRun }) {
+  const { number, state, fate, started, ended, error_type, error, user_line, traceback } = said.attempts.columns;
+  if (!number.length) return <p class="soft">It was never started.</p>;
+  const begin = said.run.created;
+  const whole = Math.max((ended.at(-1) ?? Date.now() / 1000) - begin, 1e-9);
+  const share = (from: number | null, to: number | null) =>
+    `${(((to ?? begin + whole) - (from ?? begin)) / whole) * 100}%`;
+  return (
+    <>
+      <h2>Attempts</h2>
+      <table class="where attempts" aria-label="Attempts">
+        <thead>
+          <tr>
+            <th scope="col" class="number">
+              No.
+            </th>
+            <th scope="col">State</th>
+            <th scope="col" class="wide">
+              Started
+            </th>
+            <th scope="col" class="number">
+              Took
+            </th>
+            <th scope="col">When</th>
+          </tr>
+        </thead>
+        <tbody>
+          {number.map((one, row) => (
+            <tr key={one}>
+              <td class="number">{one}</td>
+              <td>
+                <State fate={fate[row]!} state={state[row]!} />
+              </td>
+              <td class="wide">
+                <Time at={started[row]} />
+              </td>
+              <td class="number">
+                <Lasted from={started[row]!} to={ended[row]!} over={ended[row] !== null} />
+              </td>
+              <td class="measure">
+                <span class="ruler" aria-hidden="true">
+                  <span class="gap" style={{ width: share(begin, started[row]!) }} />
+                  <span class={`b-${kindOf(fate[row]!)}`} style={{ width: share(started[row]!, ended[row]!) }} />
+                </span>
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      {number.map((one, row) =>
+        error[row] === null ? null : (
+          <details class="errors" key={one} open={row === number.length - 1}>
+            <summary>
+              Attempt {one}: {error_type[row]}: {error[row]!.split("\n")[0]}
+            </summary>
+            {user_line[row] && <div class="place">{user_line[row]}</div>}
+            {traceback[row] && <Long text={traceback[row]} lines={20} />}
+          </details>
+        ),
+      )}
+    </>
+  );
+}
+
+function Upstreams({ said }: { said: TaskRun }) {
+  const { id, title, fate, state, kind, parameter, result } = said.upstreams.columns;
+  if (!id.length) return <p class="soft">It waited for no other run.</p>;
+  return (
+    <>
+      <table class="values" aria-label="Runs that this one waited for">
+        <tbody>
+          {id.map((one, row) => (
+            <tr key={`${one} ${kind[row]}`}>
+              <th scope="row">{parameter[row] ?? (kind[row] === "data" ? "data" : "waited for")}</th>
+              <td>
+                <span class="state" title={state[row]}>
+                  <Sign kind={kindOf(fate[row]!)} />
+                  <span class="hidden">{state[row]}</span>
+                </span>{" "}
+                <To to={pathOf("task", one)}>{title[row]}</To> {result[row] !== null && <Value text={result[row]!} />}
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      {said.upstreams.more > 0 && <p class="soft">and {said.upstreams.more} more</p>}
+    </>
+  );
+}
+
+function Downstreams({ said }: { said: TaskRun }) {
+  const [pages, setPages] = useState<TaskRun["downstreams"][]>([]);
+  const all = [said.downstreams, ...pages];
+  const next = all.at(-1)!.next;
+  if (!said.downstreams.columns.id.length) return <p class="soft">No other run waited for it.</p>;
+  return (
+    <>
+      <ul class="runs">
+        {all.flatMap(({ columns }) =>
+          columns.id.map((one, row) => (
+            <li key={`${one} ${columns.kind[row]}`}>
+              <span class="state" title={columns.state[row]}>
+                <Sign kind={kindOf(columns.fate[row]!)} />
+                <span class="hidden">{columns.state[row]}</span>
+              </span>{" "}
+              <To to={pathOf("task", one)}>{columns.title[row]}</To>{" "}
+              <span class="soft">{columns.parameter[row] ?? (columns.kind[row] === "data" ? "" : "waited")}</span>
+            </li>
+          )),
+        )}
+      </ul>
+      {next && (
+        <button
+          type="button"
+          class="plain"
+          onClick={() =>
+            void ask<TaskRun>(`api/tasks/${said.run.id}`, { after: next }).then((answer) =>
+              setPages([...pages, answer.downstreams]),
+            )
+          }
+        >
+          more
+        </button>
+      )}
+    </>
+  );
+}

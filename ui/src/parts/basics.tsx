@@ -1,0 +1,170 @@
+// Small parts that every page uses. Recorded text reaches the page as children only: text nodes.
+import type { ComponentChildren } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { Link } from "wouter-preact";
+import { Refused } from "../api";
+import { query } from "../base";
+import { brief, duration, moment } from "../format";
+
+export const runPath = (id: string) => `/runs/${id}`;
+export const taskPath = (id: string) => `/tasks/${id}`;
+export const flowPath = (name: string) => `/flows/${encodeURIComponent(name)}`;
+export const pathOf = (kind: string, id: string) => (kind === "flow" ? runPath(id) : taskPath(id));
+
+export function To({ to, children, ...rest }: { to: string; children: ComponentChildren; [name: string]: unknown }) {
+  return (
+    <Link href={to} {...rest}>
+      {children}
+    </Link>
+  );
+}
+
+export function useTitle(title: string | null | undefined): void {
+  useEffect(() => {
+    document.title = title ? `${title} · penstock` : "penstock";
+  }, [title]);
+}
+
+export function Time({ at }: { at: number | null | undefined }) {
+  if (at === null || at === undefined) return <span class="soft">-</span>;
+  return (
+    <time dateTime={new Date(at * 1000).toISOString()} title={moment(at)}>
+      {brief(at)}
+    </time>
+  );
+}
+
+// Seconds since `from`, told again every half second while it goes on.
+export function useNow(running: boolean): number {
+  const [now, setNow] = useState(() => Date.now() / 1000);
+  useEffect(() => {
+    if (!running) return;
+    const timer = setInterval(() => document.hidden || setNow(Date.now() / 1000), 500);
+    return () => clearInterval(timer);
+  }, [running]);
+  return now;
+}
+
+export function Lasted({ from, to, over }: { from: number | null; to: number | null; over: boolean }) {
+  const now = useNow(!over && from !== null);
+  if (from === null) return <span class="soft">-</span>;
+  return <>{duration((to ?? now) - from)}</>;
+}
+
+export function Trouble({ error }: { error: Error | null }) {
+  if (!error || (error instanceof Refused && error.status === 401)) return null; // the frame asks for the token
+  return (
+    <div class="trouble" role="alert">
+      <p>{error.message}</p>
+      {error instanceof Refused && error.hint && <p class="soft">{error.hint}</p>}
+    </div>
+  );
+}
+
+export function Loading({ error }: { error: Error | null }) {
+  if (!error) return <p class="soft loading">Reading …</p>;
+  return (
+    <>
+      <h1>This cannot be shown</h1>
+      <Trouble error={error} />
+    </>
+  );
+}
+
+export const Tags = ({ tags }: { tags: string[] }) => (
+  <>
+    {tags.map((tag) => (
+      <To key={tag} to={`/runs${query({ tag })}`} class="tag">
+        {tag}
+      </To>
+    ))}
+  </>
+);
+
+// A long text: a few lines of it, and the rest when it is wanted.
+export function Long({ text, lines = 6 }: { text: string; lines?: number }) {
+  const [whole, setWhole] = useState(false);
+  const all = text.split("\n");
+  const long = text.length > 1200 || all.length > lines;
+  const shown = whole || !long ? text : all.slice(0, lines).join("\n").slice(0, 1200);
+  return (
+    <div class="long">
+      <pre tabIndex={0} role="region" aria-label="text">
+        {shown}
+        {!whole && long && "\n…"}
+      </pre>
+      {long && (
+        <button type="button" class="plain" onClick={() => setWhole(!whole)}>
+          {whole ? "less" : "all of it"}
+        </button>
+      )}
+    </div>
+  );
+}
+
+export function ValueTable({ columns, caption }: { columns: { name: string[]; value: string[] }; caption: string }) {
+  if (!columns.name.length) return <p class="soft">none</p>;
+  return (
+    <table class="values" aria-label={caption}>
+      <tbody>
+        {columns.name.map((name, row) => (
+          <tr key={name}>
+            <th scope="row">{name}</th>
+            <td>
+              <Value text={columns.value[row] ?? "-"} />
+            </td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}
+
+export function Value({ text }: { text: string }) {
+  const [whole, setWhole] = useState(false);
+  if (text.length <= 400) return <code>{text}</code>;
+  return (
+    <>
+      <code>{whole ? text : `${text.slice(0, 400)}…`}</code>{" "}
+      <button type="button" class="plain" onClick={() => setWhole(!whole)}>
+        {whole ? "less" : "all of it"}
+      </button>
+    </>
+  );
+}
+
+export function Dialog({
+  title,
+  onClose,
+  children,
+}: {
+  title: string;
+  onClose: () => void;
+  children: ComponentChildren;
+}) {
+  const element = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    const back = document.activeElement;
+    element.current?.showModal();
+    return () => {
+      if (back instanceof HTMLElement) back.focus();
+    };
+  }, []);
+  return (
+    <dialog ref={element} onClose={onClose} aria-labelledby="dialog-title">
+      <h2 id="dialog-title">{title}</h2>
+      {children}
+    </dialog>
+  );
+}
+
+export const Facts = ({ children }: { children: ComponentChildren }) => <dl class="facts">{children}</dl>;
+
+export function Fact({ name, children }: { name: string; children: ComponentChildren }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{children}</dd>
+    </div>
+  );
+}

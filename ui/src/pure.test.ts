@@ -1,0 +1,158 @@
+import { describe, expect, test } from "vitest";
+import type { LineColumns } from "./answers";
+import { duration, fromField, niceStep, offset, toField } from "./format";
+import { behind, inFront, type Window } from "./parts/lines";
+import { joined, refreshed } from "./parts/rows";
+import { GROUP, LANE, Rows, Sight } from "./timeline/sight";
+
+describe("durations", () => {
+  test.each([
+    [null, "-"],
+    [Number.NaN, "-"],
+    [0, "0 ms"],
+    [0.000004, "< 0.01 ms"],
+    [0.0002, "0.20 ms"],
+    [0.0042, "4.2 ms"],
+    [0.42, "420 ms"],
+    [0.9996, "1.000 s"],
+    [4.2134, "4.213 s"],
+    [59.9994, "59.999 s"],
+    [59.9996, "1 min 0.0 s"],
+    [200.44, "3 min 20.4 s"],
+    [3599.99, "1 h 00 min"],
+    [7500, "2 h 05 min"],
+    [200_000, "2 d 7 h"],
+    [-1, "0 ms"],
+  ])("%s s is %s", (seconds, said) => expect(duration(seconds)).toBe(said));
+});
+
+test("a field for local time says what it was told", () => {
+  expect(fromField(toField(1_700_000_000))).toBe(1_700_000_000);
+  expect(fromField("")).toBeNull();
+});
+
+describe("marks of a time axis", () => {
+  test.each([
+    [0.0003, 0.0005],
+    [0.11, 0.2],
+    [1, 1],
+    [7, 10],
+    [31, 60],
+    [4000, 7200],
+    [100_000, 172_800],
+  ])("at least %s s apart: %s", (least, step) => expect(niceStep(least)).toBeCloseTo(step, 9));
+  test.each([
+    [0, 1, "0"],
+    [0.25, 0.05, "250 ms"],
+    [1.5, 0.5, "1.5 s"],
+    [90, 30, "1:30 min"],
+    [7320, 60, "2 h 02 min"],
+    [0.0005, 0.0001, "0.5 ms"],
+  ])("%s s at steps of %s is %s", (at, step, said) => expect(offset(at, step)).toBe(said));
+});
+
+describe("what is looked at", () => {
+  test("zooming keeps the time under the pointer where it is", () => {
+    const sight = new Sight(100, 200);
+    sight.all();
+    const before = sight.x(130, 0, 1000);
+    sight.zoom(0.5, 130);
+    expect(sight.x(130, 0, 1000)).toBeCloseTo(before, 6);
+    expect(sight.whole).toBe(false);
+  });
+  test("zooming out ends at the whole run, which then follows its growth", () => {
+    const sight = new Sight(100, 200);
+    sight.zoom(0.1);
+    sight.zoom(1000);
+    expect(sight.whole).toBe(true);
+    sight.grow(100, 400);
+    expect(sight.to).toBeGreaterThan(400);
+  });
+  test("who looks at a part stays there when the run grows", () => {
+    const sight = new Sight(100, 200);
+    sight.zoom(0.1, 150);
+    const { from, to } = sight;
+    sight.grow(100, 400);
+    expect([sight.from, sight.to]).toEqual([from, to]);
+  });
+  test("panning stops at the ends", () => {
+    const sight = new Sight(100, 200);
+    sight.zoom(0.1, 150);
+    sight.pan(-1e6);
+    expect(sight.from).toBeGreaterThan(98);
+    sight.pan(1e6);
+    expect(sight.to).toBeLessThan(202);
+  });
+});
+
+describe("rows of the timeline", () => {
+  const rows = new Rows(3, 1, 100_000);
+  test("the place of a row leads back to the row", () => {
+    for (const row of [
+      { group: 0, run: -1 },
+      { group: 1, run: -1 },
+      { group: 1, run: 0 },
+      { group: 1, run: 99_999 },
+      { group: 2, run: -1 },
+    ]) {
+      expect(rows.at(rows.top(row))).toEqual(row);
+      expect(rows.at(rows.top(row) + LANE - 1)).toEqual(row);
+    }
+    expect(rows.at(rows.height)).toBeNull();
+    expect(rows.height).toBe(3 * GROUP + 100_000 * LANE);
+  });
+  test("down and up walk over the same rows", () => {
+    const short = new Rows(3, 1, 2);
+    const down = [short.next(null)];
+    for (let step = 0; step < 6; step++) down.push(short.next(down.at(-1)!));
+    expect(down.map(({ group, run }) => `${group}:${run}`)).toEqual([
+      "0:-1",
+      "1:-1",
+      "1:0",
+      "1:1",
+      "2:-1",
+      "2:-1",
+      "2:-1",
+    ]);
+    const up = [{ group: 2, run: -1 }];
+    for (let step = 0; step < 5; step++) up.push(short.before(up.at(-1)!));
+    expect(up.map(({ group, run }) => `${group}:${run}`)).toEqual(["2:-1", "1:1", "1:0", "1:-1", "0:-1", "0:-1"]);
+  });
+});
+
+describe("pages of a table", () => {
+  const page = (ids: string[], next: string | null) => ({ columns: { id: ids, x: ids.map((id) => `x${id}`) }, next });
+  test("are joined", () => {
+    expect(joined(page(["c", "b"], "1"), page(["a"], null))).toEqual(page(["c", "b", "a"], null));
+  });
+  test("the first one again, with a new row: nothing is lost, nothing is twice", () => {
+    const old = page(["d", "c", "b", "a"], "2");
+    expect(refreshed(old, page(["e", "d"], "1"))).toEqual(page(["e", "d", "c", "b", "a"], "2"));
+  });
+  test("the first one again, with a row less", () => {
+    expect(refreshed(page(["d", "c", "b", "a"], null), page(["d", "b"], "1"))).toEqual(page(["d", "b", "a"], null));
+    expect(refreshed(page(["b", "a"], "1"), page(["b"], null))).toEqual(page(["b"], null));
+  });
+});
+
+describe("lines of a log", () => {
+  const columns = (from: number, to: number): LineColumns => {
+    const seq = Array.from({ length: to - from }, (_, place) => from + place);
+    const texts = seq.map(String);
+    return { seq, time: seq, level: seq, logger: texts, message: texts, run_id: texts, title: texts, name: texts };
+  };
+  const held = (from: number, to: number): Window => ({ columns: columns(from, to), before: from, after: null });
+  test("come behind once", () => {
+    expect(behind(held(1, 10), columns(5, 15), null).columns.seq).toEqual(columns(1, 15).seq);
+    expect(behind(held(1, 10), columns(1, 5), null).columns.seq).toEqual(columns(1, 10).seq);
+  });
+  test("those in front are given up when there are too many, and can be asked for again", () => {
+    const all = behind(held(1, 20_001), columns(20_001, 20_101), null);
+    expect(all.columns.seq.length).toBe(20_000);
+    expect(all.before).toBe(101);
+    const back = inFront(all, columns(1, 101), null);
+    expect(back.columns.seq[0]).toBe(1);
+    expect(back.after).toBe(20_000);
+    expect(back.before).toBeNull();
+  });
+});
