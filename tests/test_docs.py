@@ -1,4 +1,4 @@
-"""What the pages say is what happens: examples and their output, the table of a run's life, the map of modules."""
+"""What README and the design page say is so: examples and their output, the table of a run's life, the map."""
 
 from __future__ import annotations
 
@@ -13,25 +13,14 @@ from pathlib import Path
 import pytest
 
 import penstock
+from pages import DOCS, ROOT, steady
 from penstock._core.machine import TRANSITIONS
 from penstock.task_runners import Capabilities
 from penstock.testing.conformance import RUNNER_CHECKS
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
-DESIGN = (ROOT / "docs" / "design.md").read_text("utf-8")
-OWN_RUNNER = (ROOT / "docs" / "own_runner.md").read_text("utf-8")
-
-# What differs from run to run.
-CHANGES = {
-    r"\d\d:\d\d:\d\d(\.\d+)?": "TIME",
-    r"\d\d\d\d-\d\d-\d\d": "DATE",
-    r"(census|squares)/[a-z]+-[a-z]+": r"\1/NAME",
-    r"Process \d+ on \S+": "PROCESS",
-    r"\b[0-9a-f]{32}\b": "ID",
-    r"[\d.e-]+ m?s\b": "DURATION",
-    r" +": " ",
-}
+DESIGN = (DOCS / "design.md").read_text("utf-8")
+OWN_RUNNER = (DOCS / "own_runner.md").read_text("utf-8")
 
 
 def block(after: str, page: str = README) -> str:
@@ -40,12 +29,6 @@ def block(after: str, page: str = README) -> str:
     found = re.search(r"^```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert found is not None
     return found.group(1)
-
-
-def steady(text: str) -> list[str]:
-    for pattern, replacement in CHANGES.items():
-        text = re.sub(pattern, replacement, text)
-    return [line.strip() for line in text.strip().splitlines()]
 
 
 def run(*command: str, home: Path, status: int = 0) -> str:
@@ -109,48 +92,6 @@ def test_the_conformance_tests_of_that_page_find_the_checks(tmp_path: Path) -> N
     assert f"2 passed, {len(RUNNER_CHECKS) - 2} deselected" in printed
 
 
-def promised(code: str) -> list[str]:
-    """The lines that a block of code says it prints: behind a `print`, or in comments right below it."""
-    lines: list[str] = []
-    below = False
-    for line in code.splitlines():
-        if below and line.startswith("# "):
-            lines.append(line[2:])
-            continue
-        found = re.fullmatch(r"(?:.*: )?print\(.*\)(?:  # (.*))?", line)
-        below = found is not None
-        if found is not None and found[1] is not None:
-            lines.append(found[1])
-    return lines
-
-
-@pytest.mark.parametrize("name", ["clusters.md", "durable.md", "transactions.md", "../README.md"])
-def test_the_code_on_a_page_prints_what_it_says(name: str, tmp_path: Path) -> None:
-    page = (ROOT / "docs" / name).read_text("utf-8")
-    blocks = re.findall(r"^```python( no-run)?\n(.*?)^```", page, re.M | re.S)
-    elsewhere = name == "../README.md"  # what a block prints may be told in another one: see above
-    ran = 0
-    for number, (no_run, code) in enumerate(blocks):
-        compile(code, name, "exec")
-        said = promised(code)
-        if no_run or (elsewhere and not said):
-            continue
-        ran += 1
-        place = tmp_path / f"block_{number}"  # with a store of its own
-        place.mkdir()
-        (place / "example.py").write_text(code, "utf-8")
-        environment = {**os.environ, "PENSTOCK_HOME": str(place / "home")}
-        command = [sys.executable, "example.py"]
-        done = subprocess.run(command, check=True, cwd=place, env=environment, capture_output=True, text=True)
-        assert done.stdout.splitlines() == said, code
-    assert ran > 0
-
-
-def test_every_page_of_the_documentation_that_has_code_is_tested() -> None:
-    with_code = {path.name for path in (ROOT / "docs").glob("*.md") if "```python" in path.read_text("utf-8")}
-    assert with_code == {"clusters.md", "durable.md", "own_runner.md", "transactions.md"}
-
-
 # Small helpers, and what belongs together with something that is named.
 LEFT_OUT = {"_core/errors", "_engine/ids", "_engine/upstream", "words", "store/text"}
 LEFT_OUT |= {"task_runners/guard", "task_runners/versions"}
@@ -168,11 +109,18 @@ def on_the_map() -> set[str]:
     return found
 
 
+@pytest.mark.parametrize(("room", "page"), [("cli", "design_daily.md"), ("ui", "design_dashboard.md")])
+def test_the_maps_of_the_other_design_pages_name_every_module(room: str, page: str) -> None:
+    modules = {f"{room}/{path.stem}" for path in (Path(penstock.__file__).parent / room).glob("*.py")}
+    named = set(re.findall(r"`([\w/]+)`", (ROOT / "docs" / page).read_text("utf-8")))
+    assert {module for module in modules if "__" not in module} - named == set()
+
+
 def test_the_map_of_the_design_page_names_every_module() -> None:
     package = Path(penstock.__file__).parent
     modules = {path.relative_to(package).with_suffix("").as_posix() for path in package.rglob("*.py")}
     told = {module for module in modules if not module.rpartition("/")[2].startswith("__")}
-    told = {module for module in told if not module.startswith(("testing/", "cli/"))}
+    told = {module for module in told if not module.startswith(("testing/", "cli/", "ui/"))}
     named = on_the_map()
     assert told - named == LEFT_OUT
     files = {path.relative_to(package).as_posix() for path in package.rglob("*")}
