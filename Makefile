@@ -4,10 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+STATIC := src/penstock/ui/static
+UI := ui/index.html $(wildcard ui/*.json ui/*.ts) $(shell find ui/src -type f)
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test check bench docs ui clean
 
 help: ## list the targets
 	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -15,7 +17,7 @@ help: ## list the targets
 demo: $(VENV)/.package ## install the package and run examples/demo.py
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.dev ## run the tests, on all cores
+test: $(VENV)/.dev ui ## run the tests, on all cores
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 check: $(VENV)/.dev ## lint, formatting and both type checkers
@@ -31,8 +33,10 @@ docs: $(VENV)/.docs ## build the documentation into site/
 	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning -b html docs site
 	echo "open site/index.html"
 
+ui: $(STATIC)/index.html ## build the front end of the dashboard
+
 clean: ## remove what the tools generated (not the virtual environment, not recorded runs)
-	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist site $(STATIC) ui/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps are touched last, so an interrupted step is repeated rather than believed.
@@ -44,6 +48,10 @@ $(VENV)/.package: pyproject.toml $(VENV)/.created
 	echo "installing penstock into $(VENV)"
 	$(PIP) install --editable .
 	touch $@
+
+$(STATIC)/index.html: $(UI) hatch_build.py | $(VENV)/.dev
+	echo "building the dashboard"
+	$(BIN)/python hatch_build.py
 
 $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: pyproject.toml $(VENV)/.created
 	echo "installing penstock[$*] into $(VENV)"

@@ -11,6 +11,7 @@ import pytest
 
 import leaks
 import penstock._engine
+from browser import browser as browser
 from dask_clusters import running_cluster
 
 # The same examples every time: a failure must be about the change at hand. `--hypothesis-profile=default`
@@ -21,10 +22,10 @@ hypothesis.settings.load_profile("repeatable")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Among several test processes, one starts Ray and one starts Dask."""
+    """Among several test processes, one starts Ray, one starts Dask, and one a browser."""
     for item in items:
         names = getattr(item, "fixturenames", ())
-        for fixture, group in (("running_ray", "ray"), ("dask_address", "dask")):
+        for fixture, group in (("running_ray", "ray"), ("dask_address", "dask"), ("browser", "browser")):
             if fixture in names or f"[{group}" in item.name:
                 item.add_marker(pytest.mark.xdist_group(group))
 
@@ -52,6 +53,7 @@ def own_store(no_leaks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """The test's PENSTOCK_HOME. Asks for `no_leaks` so that leaks are looked for after its own teardown."""
     home = tmp_path / "penstock-home"
     monkeypatch.setenv("PENSTOCK_HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))  # where nobody has settings of his own
     return home
 
 

@@ -15,7 +15,7 @@ from structure import PACKAGE, Library, Module, nesting
 FLOORS: list[set[str]] = [
     {"exceptions", "states", "annotations"},
     {"_core"},
-    {"futures", "results", "serializers", "locking", "store", "task_runners", "settings"},
+    {"futures", "results", "serializers", "locking", "store", "task_runners", "settings", "_unexpanded"},
     {"_engine"},
     set(),  # everything not named here: tasks, flows, recovery, concurrency, runtime, ...
     {PACKAGE},  # the package's own face, which gathers the public names

@@ -45,6 +45,7 @@ NAMES: dict[str, str] = {
     """,
     "penstock.testing": """
         isolated_store temporary_settings ManualClock ScriptedRunner check_runner check_store
+        SkippingClock stub Stub MakeStub recorded_runs RecordedRun RecordedRuns RunList
     """,
     "penstock.testing.conformance": "RUNNER_CHECKS STORE_CHECKS check_runner check_store run_check",
 }

@@ -16,7 +16,7 @@ from penstock.logging import get_run_logger
 from penstock.resuming import resume
 from penstock.sessions import Session as _Session
 from penstock.states import State
-from penstock.store.sqlite import SQLiteStore as _SQLiteStore
+from penstock.storing import open_store as _open_store
 from penstock.task_runners import base as _runners
 from penstock.task_runners import errand as _errand
 from penstock.tasks import Task, task
@@ -24,7 +24,7 @@ from penstock.transactions import transaction
 
 # A runner may not import what stands above it.
 _runners.open_session = _Session
-_runners.open_home = _functools.partial(_visit.Home, open_store=_SQLiteStore)
+_runners.open_home = _functools.partial(_visit.Home, open_store=_open_store)
 _runners.make_errand = _errand.Errand
 _runners.preparations.append(_interrupt.arm_alarm)
 

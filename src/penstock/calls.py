@@ -6,16 +6,14 @@ call differ in their drivers and in nothing else.
 
 from __future__ import annotations
 
-import sys
 import time
 import weakref
-from _thread import get_ident
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uuid import UUID
 
-from penstock import keeping_options, recovery, settings
+from penstock import keeping_options, recovery, settings, storing, task_runners
 from penstock._core import graph
 from penstock._engine import capture, drive, interrupt, signals, waiting
 from penstock._engine.context import current_run, current_tags
@@ -23,10 +21,9 @@ from penstock._engine.engine import Engine
 from penstock._engine.mailbox import Mailbox
 from penstock._engine.past import Past
 from penstock._engine.recorder import Recorder, recorder_for
-from penstock.exceptions import CancelSignal
+from penstock.settings.table import inline_bytes
 from penstock.states import MISSING, State, StateDetails, StateType
 from penstock.store import owners
-from penstock.store.sqlite import SQLiteStore
 from penstock.task_runners.threads import ThreadPoolTaskRunner
 from penstock.words import two_words
 
@@ -37,6 +34,7 @@ if TYPE_CHECKING:
     from penstock._engine.archive import Archive
     from penstock._engine.run import Run
     from penstock.definitions import Definition
+    from penstock.flows import Flow
     from penstock.futures import Future, FutureList
     from penstock.settings import Settings
     from penstock.store.base import RunRow
@@ -44,22 +42,44 @@ if TYPE_CHECKING:
 
 _TURN = 0.02  # seconds between looks at what another process does
 _RECORD_TURNS = 25  # until a run that is not recorded is believed not to exist
+_PATIENCE = 0.7  # of the grace of a run that is cancelled from outside: the rest is for the way there and back
+_LOOK_EVERY = 0.5  # seconds between looks for requests in a database, which many processes look into
 _ANSWER_TURNS = 150  # until a process that does not answer is believed to be dead
 
 
-def process_recorder() -> Recorder:
-    """The recorder of the store that settings and environment name."""
-    home = settings.home()
-    recorder = recorder_for(home, lambda: SQLiteStore(home), watch=lambda: _heed(Mailbox(home)))
+def process_recorder(home: Path | None = None, url: str | None = None) -> Recorder:
+    """The recorder of the store in `home` or at `url`; by default the one that settings and environment name."""
+    if home is None:
+        home, url = settings.home(), settings.store_url()
+    recorder = _file_recorder(home) if url is None else _shared_recorder(home, url)
     if not recorder.farewells:
         recorder.farewells.append(lambda: owners.disown(home))
         recorder.greet = lambda store: recovery.recover(home, store)
     return recorder
 
 
+def _file_recorder(home: Path) -> Recorder:
+    return recorder_for(home, lambda: storing.open_store(home), watch=lambda: _heed(Mailbox(home)))
+
+
+def _shared_recorder(home: Path, url: str) -> Recorder:
+    looked = 0.0
+
+    def watch() -> None:
+        nonlocal looked
+        if time.monotonic() - looked >= _LOOK_EVERY:
+            looked = time.monotonic()
+            store = cast("storing.SharedStore", recorder.reader)
+            store.beat()
+            _heed(store)
+
+    recorder = recorder_for(f"{home}\0{url}", lambda: storing.open_store(home, url), watch=watch)
+    return recorder
+
+
 def archive_for(home: Path, recorder: Recorder, current: Settings) -> Archive:
-    """The values that the store in `home` keeps."""
-    places = (current.results_local_storage_path, current.results_key_path)
+    """The values that a store keeps, the key and the large files of which are in `home`."""
+    places = current.results_local_storage_path, current.results_key_path, inline_bytes(current)
     archives = _archives.setdefault(recorder, {})
     archive: Archive | None = archives.get(places)
     if archive is None:
@@ -88,10 +108,10 @@ def new_engine(runner: TaskRunner, parent: Run | None) -> Engine:
         engine = Engine(runner, outer.recorder, outer.settings, outer)
         engine.defaults = outer.defaults
         return engine
-    current = settings.current()
-    capture.install(current.logging_level)
-    home = settings.home()
-    recorder = process_recorder()
+    current, home = settings.here()
+    capture.install(current.logging_level, current.logging_format)
+    recorder = process_recorder(home, current.store_url)
+    recorder.window, recorder.lock_patience = current.store_window_seconds, current.store_patience_seconds
     engine = Engine(runner, recorder, current, None, lambda: archive_for(home, recorder, current), owner_of(home))
     engine.home = str(home)
     return engine
@@ -113,18 +133,30 @@ def task_run(task: Definition, parameters: dict[str, Any], waits: Sequence[Link]
     return run
 
 
+refusal: str | None = None
+"""Why no flow may be started: a script is being loaded just to find one."""
+
+
 def flow_run(
-    flow: Definition,
-    runner: TaskRunner,
+    flow: Flow[..., Any],
+    runner: TaskRunner | None,
     parameters: dict[str, Any],
     waits: Sequence[Link],
     life: Life | None = None,
 ) -> Run:
-    """A run of a flow, with an engine and a runner of its own. `life`: what it goes on with."""
+    """A run of a flow, with an engine and a runner of its own. `life`: what it goes on with.
+
+    Without a `runner` it has that of the setting, else the one that the flow asks for.
+    """
+    if refusal is not None:
+        raise RuntimeError(refusal)
     parent = current_run.get()
     if parent is not None:
         _heed_requests(parent)
-    engine = new_engine(runner, parent)
+    engine = new_engine(flow.task_runner.duplicate() if runner is None else runner, parent)
+    # A worker's flow keeps its own: a process of a pool or cluster could not start another one.
+    if runner is None and engine.settings.runner is not None and engine.recorder.send_home is None:
+        engine.runner = task_runners.named(engine.settings.runner)
     plan = flow.plan_in(engine)
     engine.logs_prints = plan.log_prints
     engine.forgives = plan.forgives
@@ -135,8 +167,15 @@ def flow_run(
     run = engine.new_root(plan, parameters, parent, current_tags.get() | plan.tags, run_id)
     if plan.run_name is None:
         run.custom_name = two_words()
+    if parent is None:
+        engine.spectator = _spectator(engine.settings.progress)
     engine.attach(run, waits)
     return run
+
+
+def _spectator(mode: str) -> Any:
+    """Who shows the progress of a root flow, or None."""
+    return None if mode == "off" else import_module("penstock.progress.following").spectator(mode)
 
 
 def probe(task: Definition, parameters: dict[str, Any]) -> Run:
@@ -199,9 +238,8 @@ def submitting_run(what: str) -> Run:
 def _heed_requests(parent: Run) -> None:
     """A body that calls into the engine again and again must hear that it is to stop."""
     call = parent.call
-    stopping = call is not None and call.stopping and call.thread == get_ident()
-    if stopping and not isinstance(sys.exception(), CancelSignal):  # else it has heard, and is cleaning up
-        raise CancelSignal
+    if call is not None and call.stopping:
+        waiting.tell_to_stop(call)
     if parent.engine.closing:
         signals.raise_pending()
 
@@ -244,19 +282,19 @@ def find_live(run_id: UUID) -> Run | None:
     return None
 
 
-def _heed(mailbox: Mailbox) -> None:
+def _heed(mailbox: Mailbox | storing.SharedStore) -> None:
     """Do what other processes ask for."""
     for run_id in mailbox.requests():
         run = find_live(UUID(run_id))
         if run is not None and mailbox.take(run_id):
-            run.cancel()
+            run.cancel(_PATIENCE * run.engine.settings.cancel_grace_seconds)
 
 
 def cancel_elsewhere(run_id: UUID) -> State[Any]:
     """Ask the process that a run belongs to; the run's state. Raises `LookupError` if there is no such run."""
-    recorder, mailbox = process_recorder(), Mailbox(settings.home())
+    recorder, mailbox = process_recorder(), _mailbox()
     row = _recorded(recorder, run_id)
-    if row.ended is None and recovery.recover(settings.home()):
+    if row.ended is None and recovery.recover(settings.home(), recorder.reader):
         row = _recorded(recorder, run_id)
     if row.ended is not None:
         return _state_of(row, run_id)
@@ -270,6 +308,12 @@ def cancel_elsewhere(run_id: UUID) -> State[Any]:
     if row.ended is not None:
         return _state_of(row, run_id)
     raise LookupError(f"run {run_id} is recorded as {row.state_name}, but no process answers for it: it may have died")
+
+
+def _mailbox() -> Mailbox | storing.SharedStore:
+    if settings.store_url() is None:
+        return Mailbox(settings.home())
+    return cast("storing.SharedStore", process_recorder().reader)
 
 
 def _recorded(recorder: Recorder, run_id: UUID) -> RunRow:

@@ -266,7 +266,7 @@ def _home() -> str:
     configured = (settings.overrides.get() or {}).get("PENSTOCK_HOME")
     if configured is None and (home := owners.worked_for()) is not None:
         return home
-    configured = configured or os.environ.get("PENSTOCK_HOME")
+    configured = os.environ.get("PENSTOCK_HOME") if configured is None else configured
     if configured and configured[0] == os.sep:
         return configured
     # The search takes longer than everything else that is done for a slot.

@@ -23,7 +23,7 @@ from penstock._core.policy import (
     check_timeout,
     retry_policy,
 )
-from penstock._engine import capture
+from penstock._engine import capture, substitutes
 from penstock._engine.plan import Plan
 
 if TYPE_CHECKING:
@@ -136,6 +136,12 @@ class Definition:
             return self
         return self._bind_to(instance)
 
+    def __repr__(self) -> str:
+        return f"<{self.kind.capitalize()} {self.name!r}>"
+
+    def _repr_html_(self) -> str:
+        return str(importlib.import_module("penstock.notebooks").of_definition(self))
+
     def __eq__(self, other: object) -> bool:
         """Two views of one method are equal if they are bound to the same instance, as bound methods are."""
         if not isinstance(other, Definition):
@@ -233,7 +239,7 @@ class Definition:
         keeping = keeping_options.keeping_in(self, engine)
         if logs_prints:
             capture.capture_prints()
-        return Plan(
+        plan = Plan(
             kind=self.kind,
             definition=self,
             name=self.name,
@@ -252,6 +258,7 @@ class Definition:
             cached=keeping is not None,
             keeping=keeping,
         )
+        return substitutes.put_into(plan, engine.substitutes)
 
     def _key(self) -> str:
         """Module and qualified name. The module of a script is what it would be imported as: see `main_name`."""

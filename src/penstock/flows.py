@@ -153,7 +153,7 @@ class Flow(Invocable[P, R_co]):
         return {name: _jsonable(value) for name, value in parameters.items()}
 
     def _new_run(self, /, parameters: dict[str, Any], waits: Sequence[Link]) -> Run:
-        return calls.flow_run(self, self.task_runner.duplicate(), parameters, waits)
+        return calls.flow_run(self, None, parameters, waits)
 
     def start(
         self,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from penstock._engine import drive
 from penstock._engine.attempt import Call
 from penstock._engine.stepping import Stepper
+from penstock._raising import leave
 
 if TYPE_CHECKING:
     from penstock._engine.run import Run
@@ -53,10 +54,11 @@ def _iterate(make_run: Callable[[], Run], itself: list[Any]) -> Generator[Any, A
             else:
                 item = stepper.send(sent)
         request = driver.go_on(run, stepper.outcome())
-    run.looked = True
-    if driver.escaped is not None:
-        raise driver.escaped
-    return run.outcome(True)
+    try:
+        return _answer(run, driver.escaped)
+    except BaseException as error:
+        leave(error)
+        raise
 
 
 async def _iterate_async(make_run: Callable[[], Run], itself: list[Any]) -> AsyncGenerator[Any, Any]:
@@ -84,7 +86,15 @@ async def _iterate_async(make_run: Callable[[], Run], itself: list[Any]) -> Asyn
             else:
                 item = await stepper.step_async("asend", sent)
         request = driver.go_on(run, stepper.outcome())
+    try:
+        _answer(run, driver.escaped)
+    except BaseException as error:
+        leave(error)
+        raise
+
+
+def _answer(run: Run, escaped: BaseException | None) -> Any:
     run.looked = True
-    if driver.escaped is not None:
-        raise driver.escaped
-    run.outcome(True)
+    if escaped is not None:
+        raise escaped
+    return run.outcome(True)

@@ -12,9 +12,10 @@ from penstock._engine.arrival import Arrival, Happening
 from penstock._engine.plan import Plan
 from penstock._engine.travel import Shared
 from penstock._engine.upstream import promise_of, upstream_error
+from penstock._unexpanded import UnexpandedFutureList
 from penstock.annotations import allow_failure, carries, strip, unmapped
 from penstock.exceptions import CancelledRun, UpstreamTaskError
-from penstock.futures import Countdown, Future, FutureList, UnexpandedFutureList
+from penstock.futures import Countdown, Future, FutureList
 from penstock.states import Failed, State, Status
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class MapCall:
         shared = self._shared(args, kwargs, expansion.static)
         start = self.definition.start
         number = len(expansion.calls)
-        self.parent.engine.log(logging.INFO, f"{self.definition.name} mapped over {number:,} items", self.parent)
+        self.definition.plan_in(self.parent.engine).map_sizes[self.number] = number
+        self.parent.engine.log(logging.DEBUG, f"{self.definition.name} mapped over {number:,} items", self.parent)
         return [
             start(self.parent, child_args, child_kwargs, self.waits, self.number, index, shared)
             for index, (child_args, child_kwargs) in enumerate(expansion.calls)

@@ -67,6 +67,9 @@ class _Facts:
     def __dir__(self) -> list[str]:
         return sorted(self._getters)
 
+    def __reduce__(self) -> str:
+        return f"{self._kind}_run"  # the one of the process that a script's task travels to
+
     def _run(self) -> Run | None:
         run = current_run.get()
         if self._kind == "flow":

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from penstock._typing import Method, TaskOptions
     from penstock.cache_policies import CachePolicy
     from penstock.explaining import CacheExplanation
+    from penstock.invocation import WaitFor
 
 __all__ = ["NotSet", "Task", "exponential_backoff", "task", "task_input_hash"]
 
@@ -170,7 +171,7 @@ class Task(Invocable[P, R_co]):
         *args: Any,
         max_pending: int | None = None,
         ordered: bool = False,
-        wait_for: Any = None,
+        wait_for: WaitFor = None,
         **kwargs: Any,
     ) -> Pulled[T]: ...
     @overload
@@ -179,7 +180,7 @@ class Task(Invocable[P, R_co]):
         *args: Any,
         max_pending: int | None = None,
         ordered: bool = False,
-        wait_for: Any = None,
+        wait_for: WaitFor = None,
         **kwargs: Any,
     ) -> Pulled[list[T]]: ...
     @overload
@@ -188,7 +189,7 @@ class Task(Invocable[P, R_co]):
         *args: Any,
         max_pending: int | None = None,
         ordered: bool = False,
-        wait_for: Any = None,
+        wait_for: WaitFor = None,
         **kwargs: Any,
     ) -> Pulled[T]: ...
     def imap(
@@ -196,7 +197,7 @@ class Task(Invocable[P, R_co]):
         *args: Any,
         max_pending: int | None = None,
         ordered: bool = False,
-        wait_for: Any = None,
+        wait_for: WaitFor = None,
         **kwargs: Any,
     ) -> Pulled[Any]:
         """Map lazily over large or endless iterables, with at most `max_pending` runs at a time.

@@ -245,6 +245,30 @@ say("not reached")
 
 
 @pytest.mark.parametrize("number", BOTH, ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("doing", ["spins", "result", "exit of flow"])
+def test_a_synchronous_flow_in_a_running_loop_ends_in_order(start: Start, number: int, doing: str) -> None:
+    """It blocks the loop, as flows in the cells of notebooks do: nobody could cancel the task that it is called in."""
+    program = start(f"""
+@flow(on_crashed=[hook], on_failure=[hook], on_cancellation=[hook], retries=3)
+def main():
+    {FLOWS[doing]}
+
+async def around():
+    main()
+
+asyncio.run(around())
+say("not reached")
+""")
+    program.wait_until_ready()
+    time.sleep(0.02)
+    program.send(number).end()
+    assert program.exit_code == code_of(number), program.errors
+    assert program.output == f"hook Crashed Flow run was aborted by {words_of(number)}.\n", program.errors
+    assert program.seconds < 2
+    check_crashed(program, number)
+
+
+@pytest.mark.parametrize("number", BOTH, ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("body", ["ready(); doze()", "f = polite.submit(); ready(); f.result()"])
 def test_a_task_outside_of_a_flow_ends_in_order(start: Start, number: int, body: str) -> None:
     program = start(f"""

@@ -69,6 +69,17 @@ def test_limit(tmp_path: Path) -> None:
         files.read(tmp_path, "value", 4)
 
 
+def test_the_beginning_of_a_file(tmp_path: Path) -> None:
+    files.write(tmp_path, "a/b", b"12345", durable=False)
+    assert [files.beginning(tmp_path, "a/b", size) for size in (0, 3, 5, 9)] == [b"", b"123", b"12345", b"12345"]
+    with pytest.raises(FileNotFoundError):
+        files.beginning(tmp_path, "c", 3)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
+    for name in ("link", "../x", "a/b/c"):
+        with pytest.raises(ResultCorrupt):
+            files.beginning(tmp_path, name, 3)
+
+
 # --- what is no plain file ---
 
 

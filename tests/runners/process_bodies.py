@@ -83,7 +83,7 @@ def fail_badly(kind: str) -> None:
 
 def shared_memory() -> set[str]:
     """Its names, but those of multiprocessing's semaphores: a Dask cluster of other tests makes some now and then."""
-    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-")}
+    return {name for name in os.listdir("/dev/shm") if not name.startswith(("sem.mp-", "PostgreSQL."))}
 
 
 class WithBlob(Exception):

@@ -72,12 +72,13 @@ def test_a_script_without_a_guard_fails_at_once(start: Start) -> None:
     program = start(UNGUARDED)
     assert program.end(20) == []
     assert program.process.returncode == 1
-    assert program.errors.endswith(
+    said = (
         "RuntimeError: DaskTaskRunner() starts processes that import this script, which would run it again. "
         "Put what starts the flow under a guard:\n\n"
         '    if __name__ == "__main__":\n'
         "        say(main())\n"
     )
+    assert said in program.errors
     assert program.errors.count("which would run it again") == 1
     root, below, _ = program.rows()
     assert (root.status, root.error_type) == ("FAILED", "RuntimeError")
@@ -100,8 +101,8 @@ def test_a_script_with_a_guard_runs_and_says_nothing_of_dask(start: Start, boxes
     program = start(GUARDS[how], TMPDIR=str(boxes))
     assert program.end(20) == [10]
     assert program.process.returncode == 0
-    started, mapped, ended = program.errors.splitlines()
-    assert (" | INFO    | main/" in started, "mapped over 5 items" in mapped, "COMPLETED" in ended) == (True,) * 3
+    started, ended = program.errors.splitlines()
+    assert (" | INFO    | main/" in started, "COMPLETED" in ended) == (True, True)
     assert list(boxes.glob("*.box*")) == []
 
 
@@ -147,7 +148,7 @@ def test_a_program_without_a_file_needs_no_guard(tmp_path: Path, how: str) -> No
         env={**os.environ, "PENSTOCK_HOME": str(tmp_path)},
     )
     assert (done.returncode, done.stdout) == (0, "10\n"), done.stderr
-    assert len(done.stderr.splitlines()) == 3
+    assert len(done.stderr.splitlines()) == 2
 
 
 def test_everything_in_a_script_travels_by_value(start: Start) -> None:

@@ -19,6 +19,7 @@ from penstock import as_completed, flow, get_run_logger, task
 from penstock.exceptions import CancelledRun, CancelSignal, TaskRunTimeoutError, WorkerLost
 from penstock.store.sqlite import SQLiteReader
 from penstock.testing import isolated_store
+from placeless import placeless
 
 __all__ = ["no_children"]  # a fixture
 
@@ -159,7 +160,7 @@ def test_runs_inside_workers_are_recorded(own_store: Path) -> None:
     assert len({row.id for row in below.values()}) == 7
     said = Counter(log.message for log in logs if log.message.startswith("leaf ") and "mapped" not in log.message)
     assert said == Counter(f"leaf {n}" for n in (0, 1, 2, 5, 7))
-    assert "3 task runs, 1 subflow run" in logs[-1].message
+    assert logs[-1].message.endswith(" · 6 task runs, 1 subflow run")
 
 
 def test_runs_are_recorded_in_a_store_of_any_kind() -> None:
@@ -191,7 +192,7 @@ def test_a_failure_inside_a_worker_that_nobody_looked_at_fails_the_flow(own_stor
         in_flow(lambda: seen.append(outer.submit().result()))
     assert seen == ["fine"]
     root, below, _ = record(own_store)
-    assert root.message == "1 task run failed and nobody looked at it: bad-0 (ValueError: unseen)"
+    assert placeless(root.message) == "1 task run failed and nobody looked at it: bad-0 (ValueError: unseen)"
     assert {name: row.status for name, row in below.items()} == {"outer-0": "COMPLETED", "bad-0": "FAILED"}
 
 

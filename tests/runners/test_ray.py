@@ -195,20 +195,23 @@ TERMINATED = """
 """
 
 
+@pytest.mark.timeout(120)
 def test_a_termination_signal_is_answered_in_good_order(tmp_path: Path) -> None:
     """Ray would abort the program three seconds after the signal, which is before this one has ended its tasks."""
     script, entered = tmp_path / "script.py", tmp_path / "entered"
     script.write_text(textwrap.dedent(TERMINATED))
-    program = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, script, entered],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PENSTOCK_HOME": str(tmp_path)},
         start_new_session=True,
-    )
-    wait_for(entered.exists, 30)
-    program.terminate()
-    _, said = program.communicate(timeout=20)
+    ) as program:
+        try:
+            wait_for(entered.exists, 60)  # a Ray of its own is started meanwhile
+        finally:
+            program.terminate()
+        _, said = program.communicate(timeout=20)
     assert program.returncode == -signal.SIGTERM
     assert "CRASHED" in said
     assert "SIGTERM received" not in said

@@ -14,6 +14,7 @@ from functools import cache
 from types import CodeType
 from typing import Any, ClassVar, NamedTuple, cast
 
+from penstock._core import tracebacks
 from penstock._core.errors import describe, text_of
 from penstock.exceptions import SerializationError
 
@@ -60,7 +61,8 @@ def pack(value: Any, what: str, *, plain: bool = False, apart: bool = True, hand
         data = _dumps(value, keep_apart if apart else None, handles)
         return Packed(data, buffers, () if handles is None else handles)
     except BaseException as error:  # SystemExit included: it is the value's code that raises it, not the program
-        raise _explained(value, what, error) from error
+        cause = error if tracebacks.leads_to_user(error) else None  # else it repeats what is said already
+        raise _explained(value, what, error) from cause
 
 
 def _dumps(value: Any, buffer_callback: Any, handles: list[Any] | None) -> bytes:

@@ -59,14 +59,21 @@ class Archive:
     """The values that the store of a recorder keeps. Thread-safe."""
 
     def __init__(
-        self, home: str | Path, recorder: Recorder, directory: Path | None = None, secret: Path | None = None
+        self,
+        home: str | Path,
+        recorder: Recorder,
+        directory: Path | None = None,
+        secret: Path | None = None,
+        inline: int = SMALL,
     ) -> None:
+        """Values of up to `inline` bytes become part of the record."""
         self.home = Path(home)
         self.locks = Locks(os.path.join(home, "computing.lock"))
         self.unsettled = False  # something has been handed to the recorder that it may not have written yet
         self._recorder = recorder
         self._directory = directory or self.home / "results"
         self._secret_path = secret
+        self._inline = inline
 
     @functools.cached_property
     def secret(self) -> bytes:
@@ -90,7 +97,7 @@ class Archive:
             storage.write(key, sealed, durable=durable)
             return Place(key, storage.uri), ()
         path = None
-        if len(sealed) > SMALL:
+        if len(sealed) > self._inline:
             path = header.address
             files.write(self._directory, path, sealed, durable=durable)
         row = ResultRow(

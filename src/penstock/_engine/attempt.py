@@ -254,10 +254,24 @@ class Call:
 
     def ask_to_stop(self) -> bool:
         """Interrupt the body, now or as soon as that is safe; False if it has ended or has been asked before."""
+        asked = self.mark_as_stopping()
+        if asked:
+            self.interrupt()
+        return asked
+
+    def mark_as_stopping(self) -> bool:
+        """Let the body hear that it is to stop when it next asks; False if it has ended or has been asked before."""
         with self.run.lock:
             if self.ended or self.stopping:
                 return False
             self.stopping = True
+            return True
+
+    def interrupt(self) -> None:
+        """Interrupt the body, which is to stop, now or as soon as that is safe."""
+        with self.run.lock:
+            if self.ended:
+                return
             gate = self.gate
         if self.away is not None:
             self.away.ask_to_stop(self)
@@ -267,7 +281,6 @@ class Call:
             self._cancel_soon(self.asyncio_task)
         else:
             interrupt.stop_thread(self)
-        return True
 
     def _cancel_soon(self, task: asyncio.Task[Any]) -> None:
         try:
@@ -354,7 +367,7 @@ async def _call_user_async(run: Run, args: tuple[Any, ...], kwargs: dict[str, An
 def judge(call: Call, value: Any, error: BaseException | None) -> Outcome:
     """What the end of a body means."""
     if call.expired:
-        return Outcome(Event.TIMED_OUT, error=timeout_error(call.run))
+        return Outcome(Event.TIMED_OUT, error=_timed_out(call, error))
     if error is None:
         return Outcome(RETURNED, value)
     _show_user_frames_only(error)
@@ -372,6 +385,15 @@ def _is_stop(call: Call, error: BaseException) -> bool:
         return True
     asked = call.stopping or call.run.cancel_asked
     return asked and (isinstance(error, CancelledRun) or type(error).__name__ == "CancelledError")
+
+
+def _timed_out(call: Call, error: BaseException | None) -> TimeoutError:
+    """The timeout's exception with the traceback of the interruption: it tells where the body was."""
+    timeout = timeout_error(call.run)
+    if error is not None and (isinstance(error, CancelSignal) or type(error).__name__ == "CancelledError"):
+        _show_user_frames_only(error)
+        timeout.__traceback__ = error.__traceback__
+    return timeout
 
 
 def timeout_error(run: Run) -> TimeoutError:

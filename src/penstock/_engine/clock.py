@@ -25,8 +25,11 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
+
+if TYPE_CHECKING:
+    from penstock.futures import Gate
 
 logger = logging.getLogger("penstock.clock")
 
@@ -63,6 +66,10 @@ class Clock(Protocol):
         callback must be short and must not block. What it raises is logged. Calls come in the order of their
         moments, and in the order they were asked for where moments are equal.
         """
+        ...
+
+    def wait(self, gate: Gate, seconds: float) -> bool:
+        """Let this thread wait until `gate` is opened; False after that many seconds: for the `timeout` of a wait."""
         ...
 
 
@@ -104,6 +111,9 @@ class SystemClock:
                 self._alarm = deadline
                 self._bell.put(None)
         return timer
+
+    def wait(self, gate: Gate, seconds: float) -> bool:
+        return gate.wait(seconds)
 
     def stop(self) -> None:
         """Forget all timers and end the thread, waiting for the call it is making, if any.

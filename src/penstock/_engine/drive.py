@@ -257,11 +257,17 @@ async def _perform_and_report(call: Call) -> None:
 
 
 def execute_at_once(run: Run) -> None:
-    """Take a submitted run to its end in this thread. Only a signal to the program comes out of it."""
+    """Take a submitted run to its end in this thread.
+
+    Only a signal to the program comes out of it, and what the body is to hear that has submitted the run.
+    """
     driver = Blocking(advice="")
     driver.drive(run)
     if isinstance(driver.escaped, KeyboardInterrupt | TerminationSignal | CancelSignal):
         raise driver.escaped
+    around = None if run.parent is None else run.parent.call
+    if around is not None and around.stopping:  # to be raised in it, once it is the innermost body: too late, maybe
+        waiting.tell_to_stop(around)
 
 
 def fire_now(run: Run, hooks: Sequence[Callable[..., Any]]) -> None:

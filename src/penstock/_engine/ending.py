@@ -22,6 +22,7 @@ from penstock._engine.arrival import Arrivals
 from penstock._engine.attempt import crash_message
 from penstock._engine.computing import computing
 from penstock._engine.context import current_run
+from penstock._engine.failing import count, describe_end, is_settled, list_failures, note_origin
 from penstock._engine.record import Snapshot
 from penstock._engine.requests import Awaited, Childless, Ended
 from penstock._engine.upstream import (
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("penstock")
 _NO_PARAMETERS: dict[str, Any] = {}
-_NAMED_AT_MOST = 10  # failed runs listed in one message
 
 _EVENTS = {
     StateType.COMPLETED: Event.RETURNED,
@@ -88,17 +88,6 @@ def block(run: Run, link: Link) -> Command:
     run.blamed = culprit
     message = f"{run.label} did not run: upstream {describe_end(culprit)}"
     return run.fail(Event.BLOCKED, upstream_error(promise, message), message)
-
-
-def describe_end(run: Any) -> str:
-    """How a run ended, for a message about another one: "'extract-1' failed with ValueError: x"."""
-    if run.status is Status.CANCELLED:
-        return f"{run.name!r} was cancelled"
-    verb = "crashed" if run.status is Status.CRASHED else "failed"
-    error = run.error
-    if isinstance(error, CrashedRun) and error.__cause__ is not None:
-        error = error.__cause__
-    return f"{run.name!r} {verb} with {describe(error)}"
 
 
 # --- when a body has ended --------------------------------------------------------------------------------------
@@ -254,7 +243,7 @@ def _failure_among(futures: Sequence[Link]) -> Outcome | None:
     if not bad:
         return None
     roots = [promise for promise in bad if promise.culprit() is promise or promise.culprit() not in bad]
-    message = f"{len(bad)}/{len(required)} returned task runs failed: {_list_failures(bad)}"
+    message = f"{len(bad)}/{len(required)} returned task runs failed: {list_failures(bad)}"
     event = Event.STOPPED if all(promise.cancelled for promise in bad) else Event.RAISED
     return Outcome(event, error=_one_error(message, [promise.error for promise in roots]), message=message)
 
@@ -266,21 +255,14 @@ def _one_error(message: str, errors: Sequence[BaseException]) -> BaseException:
     return BaseExceptionGroup(message, distinct)
 
 
-def _list_failures(runs: Sequence[Any]) -> str:
-    named = [f"{run.name} ({describe(run.error)})" for run in runs[:_NAMED_AT_MOST]]
-    more = len(runs) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more else "")
-
-
 def _account_for_failures(run: Run, outcome: Outcome) -> Outcome:
     """A run must not end well while a failure below it was neither seen nor handled."""
-    unseen = [failed for failed in run.engine.failures if not is_settled(failed)]
+    unseen = [one for one in run.engine.failures if not is_settled(one) and not _goes_on(one, outcome.error)]
     unseen.sort(key=lambda failed: (failed.created, failed.id))
     if not unseen:
         return outcome
-    kind = "task run" if all(failed.plan.kind == "task" for failed in unseen) else "run"
     them = "nobody looked at it" if len(unseen) == 1 else "nobody looked at them"
-    message = f"{len(unseen)} {kind}{'s' * (len(unseen) > 1)} failed and {them}: {_list_failures(unseen)}"
+    message = f"{count(unseen)} failed and {them}: {list_failures(unseen)}"
     if outcome.event is not Event.RETURNED:
         if outcome.error is not None:
             add_note(outcome.error, message)
@@ -291,22 +273,14 @@ def _account_for_failures(run: Run, outcome: Outcome) -> Outcome:
         return outcome
     error = _one_error(message, [failed.error for failed in unseen if failed.error is not None])
     if len(unseen) == 1:
-        add_note(error, f"raised in {unseen[0].label}, which failed and nobody looked at it")
+        kind, name = unseen[0].plan.kind, unseen[0].name
+        add_note(error, f"raised in {kind} run {name!r}, which failed and nobody looked at it")
     return Outcome(Event.RAISED, error=error, message=message)
 
 
-def is_settled(run: Run) -> bool:
-    """Whether somebody has looked at the run, or at every run that could not start because of it."""
-    ahead, seen = [run], {run}
-    while ahead:
-        other = ahead.pop()
-        if other.looked:
-            continue
-        if not other.blocked:
-            return False
-        ahead.extend(blocked for blocked in other.blocked if blocked not in seen)
-        seen.update(other.blocked)
-    return True
+def _goes_on(failed: Run, error: BaseException | None) -> bool:
+    """Whether what ended the run, a signal to the program, is what has ended the body: then that is seen."""
+    return error is not None and failed.error is not None and failed.error.__cause__ is error
 
 
 # --- the machine decides ----------------------------------------------------------------------------------------
@@ -319,14 +293,14 @@ def settle(run: Run, outcome: Outcome) -> Command:
     if error is not None:
         message, error = _explain(run, outcome, error)
         run.message = message if outcome.state is None else outcome.message  # a hand-made state is shown as it is
-    run.error = error
-    run.trace = None if error is None else error.__traceback__
+        run.blame(error)
     run.value = outcome.value
     if issubclass(type(outcome.value), Kept):
         run.kept = (outcome.value,)
     run.public = None if outcome.state is None else outcome.state.told_of(run.details())
     command = run.advance(outcome.event)
     if command is DELAY:
+        run.engine.note_retry(run, error)
         run.close_attempt(error)
         if run.engine.root is run:
             run.engine.reopen()  # only the last attempt decides
@@ -365,7 +339,7 @@ def seal(run: Run) -> Sequence[Callable[..., Any]]:
         _seal_badly(run)
     run.shown_result = short(run.value)
     if run.home is not None:
-        run.home.count(run)
+        run.home.note_end(run)
     if run.reason is UPSTREAM:
         return ()
     return run.plan.hooks[_HOOKS[run.status]]
@@ -375,6 +349,8 @@ def _seal_badly(run: Run) -> None:
     if run.error is None:  # cancelled before it could start
         run.message = run.message or f"{run.label} was cancelled."
         run.error = CancelledRun(run.message)
+    if run.parent is None:
+        note_origin(run)
     if run.status is Status.CANCELLED or (run.reason is UPSTREAM and not is_given(run.blamed)):
         return  # nobody's fault, or that of the run that is to blame
     run.note_failure()

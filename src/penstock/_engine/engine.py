@@ -10,20 +10,23 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock._core import graph
 from penstock._core.binding import name_uses, render_name, short_parameters
 from penstock._core.errors import describe
-from penstock._core.machine import CACHED, Command, Event, step
+from penstock._core.machine import Command, Event, step
 from penstock._core.outcome import Outcome
-from penstock._engine import capture, drive, interrupt, keeping, limits, loop, record, sending
+from penstock._core.tracebacks import name_cells_of
+from penstock._engine import capture, counting, drive, interrupt, keeping, limits, loop, record, sending, substitutes
 from penstock._engine import clock as clocks
 from penstock._engine.attempt import Call, run_body_async, timeout_error
 from penstock._engine.context import current_run, current_tags, current_transaction
+from penstock._engine.counting import Ends
+from penstock._engine.failing import is_settled
 from penstock._engine.ids import id_block
 from penstock._engine.past import NOTHING, Past
 from penstock._engine.plan import Plan
@@ -34,6 +37,8 @@ from penstock._engine.travel import Report, Unseen
 from penstock._engine.upstream import promise_of, value_of
 from penstock.exceptions import CrashedRun, WorkerLost
 from penstock.futures import Future
+from penstock.settings.table import LEVELS
+from penstock.states import Status
 from penstock.store.base import Batch, LogRow
 from penstock.task_runners.base import here
 
@@ -49,7 +54,20 @@ if TYPE_CHECKING:
     from penstock.task_runners.base import Kept, TaskRunner
 
 _logger = logging.getLogger("penstock")
+_task_log = logging.getLogger(capture.TASK_RUNS)
 _NO_LINKS: tuple[Any, ...] = ()
+
+
+class Spectator(Protocol):
+    """Whoever shows how a flow run gets on."""
+
+    def begin(self, root: Run) -> None:
+        """The root run starts."""
+        ...
+
+    def end(self, root: Run) -> None:
+        """Everything in it is over; also called if it has never started. Its last line has not been logged yet."""
+        ...
 
 
 class Engine:
@@ -72,11 +90,15 @@ class Engine:
         self.now = self.clock.now
         self.ids: Iterator[int] = id_block()
         self.plans: dict[int, Plan] = {}  # by id of the definition, which the plan keeps alive
+        self.substitutes: substitutes.Substitutes = substitutes.active if outer is None else outer.substitutes
         self.failures: list[Run] = []  # root failures below this engine's root, in the order of their ends
         self.root: Run = None  # type: ignore[assignment]  # set by open_root, before anything else happens
         self.closing: bool = outer is not None and outer.closing  # nothing new starts
         self.logs_prints: bool = settings.logging_log_prints if outer is None else outer.logs_prints
-        self.forgives: bool = False if outer is None else outer.forgives
+        self.forgives: bool = (
+            (settings.flows_default_on_unobserved_failure == "warn") if outer is None else outer.forgives
+        )
+        self.records_from: int = LEVELS.get(settings.logging_record_level or "", 0)  # level of lines that are recorded
         self._make_archive = make_archive
         self.past: Past = NOTHING if outer is None else outer.past
         self.defaults: Any = None  # what the root run says about keeping values, for the runs below it
@@ -87,8 +109,9 @@ class Engine:
         self.script: str | None = None  # where it was started, if not here
         self._runner_started = False
         self._starting = threading.Lock()
-        self._counting = threading.Lock()
-        self._counts: Counter[str] = Counter()
+        self.ends = Ends()
+        self.spectator: Spectator | None = None
+        self.chatty = _task_log.isEnabledFor(logging.DEBUG)
 
     @property
     def is_outermost(self) -> bool:
@@ -202,6 +225,8 @@ class Engine:
         if run is self.root and plan.kind == "flow":
             if self.outer is None:
                 self.facts = record.root_facts(run)
+            if self.spectator is not None:
+                self.spectator.begin(run)
             self.log(logging.INFO, f"{run.path} started", run)
 
     def _render_name(self, run: Run) -> str:
@@ -278,6 +303,9 @@ class Engine:
         call.end()
         report = Report._make(facts)
         self.failures.extend(Unseen(stray) for stray in report.strays)  # type: ignore[misc]
+        for error in (report.error, *(stray.error for stray in report.strays)):
+            if error is not None:
+                name_cells_of(error)
         expired = Outcome(Event.TIMED_OUT, error=timeout_error(call.run)) if call.expired else None
         deliver(call.run, call, expired or report.outcome())
 
@@ -285,7 +313,8 @@ class Engine:
         """What a visiting body has sent home meanwhile."""
         kind, content = message
         if kind == "rows":
-            self._count_rows(Batch._make(content))
+            for row in Batch._make(content).runs:
+                self.ends.count_row(row)
         if self.recorder.send_home is not None:  # this is not home either
             self.recorder.send_home(message)
         elif kind == "line":
@@ -294,11 +323,6 @@ class Engine:
             capture.handle(content)
         else:
             self.recorder.add(Foreign(Batch._make(content)))
-
-    def _count_rows(self, batch: Batch) -> None:
-        for row in batch.runs:
-            if row.flow_run_id == self.flow_hex:  # of a subflow, only itself is counted here
-                self._count(row.kind, row.attempts, row.status)
 
     def _execute_apart(self, call: Call) -> None:
         """A submitted flow's body has a thread of its own, and takes no slot of any runner."""
@@ -321,6 +345,7 @@ class Engine:
     def reopen(self) -> None:
         """Another attempt at the root run follows: it starts anew, but for what has been completed and kept."""
         self.failures.clear()
+        self.ends.start_over()
         keeping.forget_children(self.root)
         if self.root.memo is not None and self.archive is not None:
             self.past = self.past.again(self.recorder, self.outermost.hex)
@@ -372,9 +397,12 @@ class Engine:
         """Make everything that `run` started end, then its body; written off after `grace` seconds."""
         if run.engine.root is run:
             run.engine.closing = True
-        _cancel_all(run.living_children(), grace)
         call = run.call
-        if call is not None and call.ask_to_stop():
+        # Marked first: the end of a child may let the body go on, which would never hear of it.
+        asked = call is not None and call.mark_as_stopping()
+        _cancel_all(run.living_children(), grace)
+        if call is not None and asked:
+            call.interrupt()
             self.clock.call_later(grace, lambda: self._write_off(call, grace))
 
     def expire(self, call: Call) -> None:
@@ -441,8 +469,15 @@ class Engine:
         """The root run is over: give the runner back."""
         self.closing = True
         self.rest()
-        if self.root.plan.kind == "flow":
-            self.log(logging.INFO, self.summary(self.root), self.root)
+        if self.root.plan.kind != "flow":
+            return
+        if self.forgives and self.root.status is Status.COMPLETED:
+            self.ends.unhandled += sum(not is_settled(failed) for failed in self.failures)
+        if self.outer is not None:
+            self.outer.ends.absorb(self.root.plan.name, self.ends)
+        if self.spectator is not None:
+            self.spectator.end(self.root)
+        self.log(logging.INFO, self.summary(self.root), self.root)
 
     def rest(self) -> None:
         """Nothing is to be executed for now: give back what the runner holds, until it is needed again."""
@@ -458,36 +493,27 @@ class Engine:
         finally:
             current_run.reset(token)
 
-    def count(self, run: Run) -> None:
-        """Note how a run below the root has ended, for the root's last line."""
-        self._count(run.plan.kind, run.attempt, run.status.name)
-        if run.reason is CACHED:
-            with self._counting:
-                self._counts["cached"] += 1
+    def note_end(self, run: Run) -> None:
+        """A run below the root has ended."""
+        self.ends.count(run)
+        if self.chatty and run.plan.kind == "task":  # a flow run has a last line of its own
+            self.log(logging.DEBUG, self.summary(run), run)
 
-    def _count(self, kind: str, attempts: int, status: str) -> None:
-        with self._counting:
-            self._counts["task run" if kind == "task" else "subflow run"] += 1
-            if attempts > 1:
-                self._counts["retried"] += 1
-            if status != "COMPLETED":
-                self._counts[status.lower()] += 1
+    def note_retry(self, run: Run, error: BaseException | None) -> None:
+        """An attempt at a run has ended and another one will follow."""
+        if self.chatty:
+            failed = f"attempt {run.attempt} of {run.plan.retries + 1} failed"
+            self.log(logging.DEBUG, f"{run.path} {failed}" + (f" with {describe(error)}" if error else ""), run)
 
     def summary(self, run: Run) -> str:
-        """One sentence about how the root run ended."""
+        """One sentence about how a run ended."""
+        tallies = import_module("penstock.tallies")  # for those who read it only
         took = (run.ended or self.now()) - (run.first_started or run.created)
-        runs = [
-            f"{self._counts[kind]} {kind}{'s' * (self._counts[kind] != 1)}"
-            for kind in ("task run", "subflow run")
-            if self._counts[kind]
-        ]
-        rest = [
-            f"{self._counts[name]} {name}"
-            for name in ("failed", "crashed", "cancelled", "cached", "retried")
-            if self._counts[name]
-        ]
-        counted = f" · {', '.join(runs)}" + (f" ({', '.join(rest)})" if rest else "") if runs else ""
-        return f"{run.path} {run.state_name().upper()} in {took:.3g} s{counted}"
+        groups = counting.groups(run, living=False) if run.engine.root is run else ()
+        handled = run.status is Status.COMPLETED and not self.ends.unhandled
+        state = tallies.state_words(run.status.name, run.state_name())
+        text: str = tallies.sentence(run.path, state, took, groups, handled=handled)
+        return text
 
 
 def _note_transaction(run: Run, transaction: Any) -> None:

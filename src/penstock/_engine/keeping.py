@@ -182,10 +182,10 @@ def look_up(run: Run) -> Generator[Any, Any, Command]:
     except Exception as error:  # a storage key's template does not fit the parameters
         return run.fail(Event.REFUSED, error)
     memo.key, memo.code, memo.ingredients = question.key, question.code, question.ingredients
-    _settle_position(run, question.inputs)
+    position = _settle_position(run, question.inputs)
     if question.key is None:
         return run.advance(MISS)
-    again = keeping.refresh or memo.forced or run.plan.name in run.engine.past.rerun
+    again = keeping.refresh or memo.forced or run.engine.past.executes(run.plan.name, position)
     return (yield from _look_in_cache(run, keeping, question.key, again))
 
 
@@ -194,7 +194,7 @@ def _remember(run: Run, keeping: Keeping) -> bool:
     past, memo = run.engine.past, memo_of(run)
     inputs = keeping.compare(run)
     position = _settle_position(run, inputs)
-    if inputs is None or memo.forced or run.plan.name in past.rerun:
+    if inputs is None or memo.forced or past.executes(run.plan.name, position):
         return False
     found = past.at(position)
     if found is None or not _restore(run, found.place):

@@ -49,12 +49,14 @@ class Past:
         lives: Sequence[str] = (),
         rerun: Collection[str] = (),
         starts: Collection[str] = (),
+        entered: Collection[str] = (),
     ) -> None:
         """`lives`: ids of root runs, the latest first. `rerun`: names of tasks that are not restored; of those in
-        `starts`, what depends on them is not restored either.
+        `starts`, what depends on them is not restored either. `entered`: positions of runs that are not restored.
         """
         self.rerun = frozenset(rerun)
         self.starts = frozenset(starts)
+        self.entered = frozenset(entered)
         self.lives = tuple(lives)
         self._recorder = recorder
         self._reading = Lock()
@@ -70,10 +72,14 @@ class Past:
                 found = self._found
         return found.get(position)
 
+    def executes(self, name: str, position: str) -> bool:
+        """Whether the run of this name that is there is to be executed whatever is known about it."""
+        return name in self.rerun or position in self.entered
+
     def again(self, recorder: Recorder, life: str) -> Past:
         """The past of another attempt at the root run `life`."""
         others = [other for other in self.lives if other != life]
-        return Past(recorder, (life, *others), self.rerun, self.starts)
+        return Past(recorder, (life, *others), self.rerun, self.starts, self.entered)
 
     def _read(self) -> dict[str, Found]:
         assert self._recorder is not None

@@ -44,5 +44,6 @@ class Plan:
     forgives: bool = False  # flows: failures nobody looked at are warnings
     check: Callable[[dict[str, Any]], dict[str, Any]] | None = None  # flows: validates resolved parameters
     calls: Iterator[int] = field(default_factory=count)  # numbers the runs of this definition
+    map_sizes: dict[int, int] = field(default_factory=dict)  # of each `.map()` call, by its number
     portable: Any = None  # what to pickle in place of `fn`, where a reference will do
     household: Any = None  # pickled: what the visits of this task to other processes have in common

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock._core.errors import text_of, traceback_of
 from penstock._engine.ids import as_hex
-from penstock.futures import UnexpandedFutureList
+from penstock._unexpanded import UnexpandedFutureList
 from penstock.states import Status
 from penstock.store.base import AttemptRow, Batch, EdgeRow, ResultRow, RunRow
 

@@ -190,7 +190,8 @@ class Recorder:
         self._watch = watch
         self.greet: Callable[[Store], object] | None = None  # called once, when the store has been written to first
         self.farewells: list[Callable[[], object]] = []  # called when it has closed
-        self._window = window
+        self.window = window
+        self.lock_patience = LOCK_PATIENCE
         self._bound = backlog
         self._store: Store | None = None
         self._began_afresh = False  # the store has vanished once, which has been said
@@ -369,7 +370,7 @@ class Recorder:
     def _gather(self) -> None:
         # A barrier says so beside ringing: its ring may be the one that ended our sleep.
         if not self._hurry:
-            self._bell.wait(RETRY if self._trouble else self._window)
+            self._bell.wait(RETRY if self._trouble else self.window)
         self._bell.clear()
         self._hurry = False
         if not self._closing:  # else the rest is for `close`
@@ -511,7 +512,7 @@ class Recorder:
 
     def _write(self, batch: Batch) -> None:
         store = self._opened()
-        store.write(batch, patience=LOCK_PATIENCE, power=self._power)
+        store.write(batch, patience=self.lock_patience, power=self._power)
         self._commits += 1
         self._remember_live(batch)
         if self._generation != store.generation:
@@ -609,6 +610,14 @@ def recorder_for(
         with _opening:
             recorder = _recorders.setdefault(key, Recorder(open_store, watch=watch))
     return recorder
+
+
+def close_recorder(home: str | os.PathLike[str]) -> None:
+    """Close the recorder of the store that lives in `home`, if there is one, and forget it."""
+    with _opening:
+        recorder = _recorders.pop(os.fspath(home), None)
+    if recorder is not None:
+        recorder.close()
 
 
 @atexit.register

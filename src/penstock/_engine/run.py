@@ -11,9 +11,11 @@ from _thread import allocate_lock
 from collections.abc import Callable, Generator, Sequence
 from contextvars import Context
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
+from penstock._core import tracebacks
 from penstock._core.errors import text_of
 from penstock._core.machine import COMPLETED, RUNNING, Command, Event, Reason, step
 from penstock._engine import record, waiting
@@ -274,12 +276,22 @@ class Run:
 
     def fail(self, event: Event, error: BaseException, message: str | None = None) -> Command:
         """`advance` with the exception that the run ends with if the machine agrees that it ends."""
-        self.error = error
+        self.blame(error)
         self.message = text_of(error) if message is None else message
         command = self.advance(event)
         if command is Command.IGNORE:
-            self.error = self.message = None  # it was cancelled meanwhile, which is how it ends
+            self.error = self.trace = self.message = None  # it was cancelled meanwhile, which is how it ends
         return command
+
+    def shorten(self, error: BaseException) -> None:
+        if self.engine.settings.traceback != "full":
+            tracebacks.hide(error)
+
+    def blame(self, error: BaseException) -> None:
+        """Keep the exception that the run or its attempt ends with, as users and the record are to see it."""
+        self.shorten(error)
+        self.error = error
+        self.trace = error.__traceback__
 
     @property
     def failed(self) -> bool:
@@ -407,7 +419,7 @@ class Run:
             name = "RolledBack"
         data = Deferred(self.value, fetch) if self.kept else self.value
         changes = status * 1000 + attempt * 10 + reason  # the same facts give the same state id
-        return State(
+        state: State[Any] = State(
             kind,
             name=name,
             message=self.message if status.final else None,
@@ -416,6 +428,8 @@ class Run:
             id=UUID(int=self.id ^ (changes << 96)),
             state_details=self.details(),
         )
+        state._trace = self.trace  # the exception's own may by now have frames of those who have raised it again
+        return state
 
     def state_name(self) -> str:
         """The public name of the state, without making one."""
@@ -518,3 +532,6 @@ class RunView:
 
     def __repr__(self) -> str:
         return f"<{self._run.label}, {self.state}>"
+
+    def _repr_html_(self) -> str:
+        return str(import_module("penstock.notebooks").of_run(self))

@@ -2,7 +2,8 @@
 
 The first signal raises an exception in the flow's body, at a place where that is safe (see `interrupt`): at once,
 if the body is there; else when it next calls into the engine, or when we look again. The run then ends like any
-run whose body raised, asking everything it started to stop. The second signal ends the process at once.
+run whose body raised, asking everything it started to stop. The second signal ends the process at once, unless
+that is a notebook's kernel.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from penstock._core import notebook
 from penstock._core.machine import Event
 from penstock._engine import clock, interrupt
 from penstock.exceptions import TerminationSignal
@@ -29,6 +31,8 @@ _LOOK_AGAIN = 0.005  # seconds
 
 interrupt.mark_interruptible(Gate.wait)
 _guard: Guard | None = None
+last_act: Callable[[], object] = int
+"""Called right before the second signal ends the process, at any point of the program: it must take no lock."""
 
 
 class Guard:
@@ -38,7 +42,8 @@ class Guard:
         self.received: signal.Signals | None = None
         self._run = run
         self._previous: dict[signal.Signals, Any] = {}
-        self._task = _current_asyncio_task()
+        # A synchronous run in a loop's thread, as in a notebook's cell, blocks the loop: its task hears of nothing.
+        self._task: Any = _current_asyncio_task() if run.plan.is_async else None
         self._delivered = False  # the body has been told
         self.swallowed = False  # and has returned all the same
         self._repeats = 0  # signals on their way that are ours: looking again
@@ -87,8 +92,11 @@ class Guard:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._repeats:
             self._repeats -= 1
-        elif self.received is not None:
+        elif self.received is not None and notebook.shell() is None:
+            last_act()
             os._exit(128 + number)
+        elif self.received is not None:
+            return  # a kernel is to live on, however often somebody presses the button
         else:
             self.received = signal.Signals(number)
             self._run.engine.refuse_new_runs()
@@ -112,10 +120,15 @@ class Guard:
     def _cancel_task(self, number: int, frame: FrameType | None) -> None:
         """Nothing may be raised inside an event loop: cancel the task that the run is part of."""
         handler = self._previous[signal.Signals(number)]
+        loop = self._task.get_loop()
         if callable(handler) and handler is not signal.default_int_handler:
             handler(number, frame)  # asyncio.run has one of its own, which also makes it raise KeyboardInterrupt
+            loop.call_soon_threadsafe(_nothing)  # that of notebooks does not wake the loop, which may sleep
         else:
-            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+            loop.call_soon_threadsafe(self._task.cancel)
+
+
+def _nothing() -> None: ...
 
 
 def _exception_for(number: signal.Signals | None) -> BaseException:

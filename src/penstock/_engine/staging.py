@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from penstock._engine import loop, waiting
 from penstock._engine.context import current_run, current_transaction
 from penstock._engine.record import Foreign, Snapshot
-from penstock._engine.recorder import LOCK_PATIENCE
 from penstock._engine.requests import Aside, Awaited, deliver
 from penstock._engine.run import Run
 from penstock.exceptions import StoreUnavailable
@@ -295,7 +294,7 @@ def _write(recorder: Recorder, part: Part) -> None:
     # after what is in there, because of two rows about one run the later one counts.
     if not recorder.commit():
         raise StoreUnavailable("the run store cannot be written")
-    _exclusively(recorder, lambda store: store.write(part.batch, patience=LOCK_PATIENCE, power=part.power))
+    _exclusively(recorder, lambda store: store.write(part.batch, patience=recorder.lock_patience, power=part.power))
     _tell_home(recorder, part)
 
 

@@ -16,7 +16,7 @@ from penstock._core.canonical import main_name
 from penstock._core.machine import Event
 from penstock._core.outcome import Outcome
 from penstock._core.serial import LARGE, Packed, is_plain, pack
-from penstock._engine import capture
+from penstock._engine import capture, substitutes
 from penstock._engine.context import current_tags
 from penstock.exceptions import SerializationError
 from penstock.settings import overrides
@@ -55,6 +55,7 @@ class Keeps(NamedTuple):
     lives: Sequence[str]
     rerun: frozenset[str]
     starts: frozenset[str]
+    entered: frozenset[str]
     main: str  # under which name the script at home would be imported
 
 
@@ -75,6 +76,7 @@ class Household(NamedTuple):
     levels: dict[str, int]  # of the loggers at home
     home: str  # the process
     keeps: Keeps | None
+    substitutes: Sequence[tuple[Any, Any]]  # for functions that the body may call
     timeout: float | None = None  # seconds for one attempt, if it is to be stopped there and not from home
 
 
@@ -151,6 +153,7 @@ def pack_household(run: Run) -> Packed:
         capture.levels(),
         capture.this_process(),
         _keeps(run.engine),
+        substitutes.packing_list(run.engine.substitutes),
     )
     return pack(household, plan.name)
 
@@ -171,10 +174,11 @@ def pack_visit(call: Call) -> tuple[Packed, Packed | None]:
     try:
         plain = all(map(is_plain, parameters.values()))
         return pack(tuple(visit), run.plan.name, plain=plain, handles=handles), common
-    except SerializationError:
-        for name, value in parameters.items():  # said again, with a path that begins at the parameter
-            pack(value, name, handles=handles)
-        raise
+    except SerializationError as error:
+        refused = error
+    for name, value in parameters.items():  # said again, with a path that begins at the parameter
+        pack(value, name, handles=handles)
+    raise refused
 
 
 class Shared:
@@ -204,7 +208,7 @@ def _keeps(engine: Engine) -> Keeps | None:
     if engine.home is None:
         return None
     past = engine.past
-    return Keeps(engine.home, engine.defaults, past.lives, past.rerun, past.starts, main_name())
+    return Keeps(engine.home, engine.defaults, past.lives, past.rerun, past.starts, past.entered, main_name())
 
 
 def _describe(run: Run) -> Ancestor:

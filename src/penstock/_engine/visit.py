@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import copy_context
 from importlib import import_module
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from penstock._core import tracebacks
 from penstock._core.binding import Binder
 from penstock._core.canonical import assume_main
 from penstock._core.machine import Event
 from penstock._core.outcome import Outcome
-from penstock._engine import capture, drive, ending, keeping
+from penstock._engine import capture, drive, ending, interrupt, keeping, substitutes
 from penstock._engine.attempt import Call
 from penstock._engine.context import current_tags
 from penstock._engine.engine import Engine
+from penstock._engine.failing import is_settled
 from penstock._engine.past import Past
 from penstock._engine.plan import Plan
 from penstock._engine.run import Run
 from penstock._engine.travel import Ancestor, Household, Report, Stray, Visit
 from penstock.exceptions import StoreUnavailable
-from penstock.settings import overrides
+from penstock.settings import as_on_a_worker, of_the_flow, overrides
+from penstock.settings.table import inline_bytes
 from penstock.states import Status
 from penstock.store.base import Batch, Store
 
@@ -36,7 +40,6 @@ if TYPE_CHECKING:
     from penstock._engine.lifecycle import Life
     from penstock.task_runners.base import TaskRunner
 
-_PATIENCE = 5.0  # seconds to wait for a store that is locked
 _HOOKS = ("on_running", "on_completion", "on_failure", "on_cancellation", "on_crashed")
 _NO_HOOKS: dict[str, list[Any]] = {name: [] for name in _HOOKS}
 
@@ -48,8 +51,11 @@ class Relay:
     stores it, with the record of its run, which the rows at home will replace.
     """
 
-    def __init__(self, send_home: Callable[[Any], object], open_store: Callable[[], Store] | None) -> None:
+    def __init__(
+        self, send_home: Callable[[Any], object], open_store: Callable[[], Store] | None, lock_patience: float
+    ) -> None:
         self.send_home = send_home
+        self.lock_patience = lock_patience
         self._open_store = open_store
         self._store: Store | None = None
         self._storing = Lock()
@@ -84,7 +90,7 @@ class Relay:
             batches, self._unstored = self._unstored, []
             try:
                 for batch, power in batches:
-                    self.reader.write(batch, patience=_PATIENCE, power=power)
+                    self.reader.write(batch, patience=self.lock_patience, power=power)
             except StoreUnavailable:
                 self._unstored = batches + self._unstored
                 return False
@@ -103,14 +109,17 @@ class Home:
         make_runner: Callable[[], TaskRunner],
         send_home: Callable[[Any], object],
         *,
-        open_store: Callable[[str], Store],
+        open_store: Callable[[str, str | None], Store],
     ) -> None:
-        if household.home != capture.this_process():
+        self._away = household.home != capture.this_process()
+        if self._away:
             _capture(household)
         keeps = household.keeps
-        relay = Relay(send_home, None if keeps is None else lambda: open_store(keeps.home))
+        reach = None if keeps is None else lambda: open_store(keeps.home, household.settings.store_url)
+        relay = Relay(send_home, reach, household.settings.store_patience_seconds)
         self._engine = _engine_for(household, make_runner, relay)
         self._plan = _plan_for(household)
+        self._settings = as_on_a_worker(household.settings, None if keeps is None else keeps.home)
         self._overrides = household.overrides
         self._run: Run | None = None
 
@@ -127,18 +136,22 @@ class Home:
         keeping.memo_of(run).position = visit.position or run.hex
         run.context = copy_context()
         run.context.run(current_tags.set, visit.context_tags)
+        run.context.run(of_the_flow.set, self._settings)
         run.context.run(overrides.set, self._overrides)
         self._run = run
         if is_stopped():  # asked now, when `ask_to_stop` would find it: none of the two misses what the other does
             run.cancel()
         started = engine.now()
-        drive.Blocking(advice="", life=_stay).drive(run)
+        with interrupt.known(run) if self._away else nullcontext():  # at home the flow run is
+            drive.Blocking(advice="", life=_stay).drive(run)
         self._run = None
         engine.root.release(run)
         engine.rest()  # nobody says here when the flow run is over
-        unseen, engine.failures = [failed for failed in engine.failures if not ending.is_settled(failed)], []
+        unseen, engine.failures = [failed for failed in engine.failures if not is_settled(failed)], []
         strays = [Stray(run.id, run.plan.kind, run.name, run.created, run.error) for run in unseen if run.error]
         outcome = _outcome(run)
+        if outcome.error is not None and engine.settings.traceback != "full":
+            tracebacks.hide(outcome.error)
         # Runs and calls refer to each other: large values are not to wait for the collector.
         run.value = run.call = run.context = run.driver = None
         run.parameters = {}
@@ -161,7 +174,7 @@ class Home:
 
 
 def _capture(household: Household) -> None:
-    capture.install(household.settings.logging_level)
+    capture.install(household.settings.logging_level, household.settings.logging_format)
     capture.forward(household.levels)
     if household.log_prints:
         capture.capture_prints()
@@ -196,13 +209,15 @@ def _outcome(run: Run) -> Outcome:
 def _engine_for(household: Household, make_runner: Callable[[], TaskRunner], relay: Any) -> Engine:
     """An engine whose root is the flow run at home: the visiting run is one of its runs, like any task run."""
     engine: Engine | None = None
+    keeps = household.keeps
     for ancestor in reversed([one for one in household.ancestors if one.kind == "flow"]):
         engine = Engine(make_runner(), relay, household.settings, engine, lambda: _archive_for(household, relay))
         engine.root = _stand_in(engine, ancestor)
-        if household.keeps is not None:
-            engine.home, engine.defaults = household.keeps.home, household.keeps.defaults
-            engine.past = Past(relay, household.keeps.lives, household.keeps.rerun, household.keeps.starts)
-            assume_main(household.keeps.main)
+        engine.substitutes = substitutes.unpacked(household.substitutes)
+        if keeps is not None:
+            engine.home, engine.defaults = keeps.home, keeps.defaults
+            engine.past = Past(relay, keeps.lives, keeps.rerun, keeps.starts, keeps.entered)
+            assume_main(keeps.main)
         engine.logs_prints, engine.forgives = household.log_prints, household.forgives
     assert engine is not None  # only a flow run has a runner of its own
     return engine
@@ -214,7 +229,8 @@ def _archive_for(household: Household, relay: Any) -> Archive | None:
     if keeps is None or not os.path.isdir(keeps.home):
         return None
     make = import_module("penstock._engine.archive").Archive  # slow to load, and most bodies keep nothing
-    archive: Archive = make(keeps.home, relay, settings.results_local_storage_path, settings.results_key_path)
+    places = settings.results_local_storage_path, settings.results_key_path
+    archive: Archive = make(keeps.home, relay, *places, inline_bytes(settings))
     return archive
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from penstock._engine import loop
+from penstock._core import notebook
+from penstock._engine import clock, loop
 from penstock._engine.context import current_run
 from penstock._engine.trampoline import drain
 from penstock.exceptions import CancelSignal
@@ -65,13 +66,14 @@ def _known_to_wait(run: Run, target: Any) -> Iterator[None]:
         del _blocked[run]
 
 
-def _suspend(call: Call, gate: Gate, timeout: float | None) -> bool:
+def _suspend(call: Call, gate: Gate, timeout: float | None, *, look: bool = False) -> bool:
+    """`look`: the caller only wants to look around now and then, whatever the clock says."""
     with call.run.lock:
         if call.stopping:
             raise CancelSignal
         call.gate = gate
     try:
-        opened = without_slot(gate, timeout)
+        opened = gate.wait(timeout) if look else without_slot(gate, timeout)
     finally:
         call.gate = None
     stop_if_asked(call)
@@ -82,17 +84,27 @@ def without_slot(gate: Gate, timeout: float | None) -> bool:
     """Wait at `gate` while others have this thread's slot; False after `timeout` seconds."""
     slot = here.slot
     if slot is None:
-        return gate.wait(timeout)
+        return _wait(gate, timeout)
     slot.release()
     try:
-        return gate.wait(timeout)
+        return _wait(gate, timeout)
     finally:
         slot.acquire()
+
+
+def _wait(gate: Gate, timeout: float | None) -> bool:
+    return gate.wait(timeout) if timeout is None or timeout <= 0 else clock.get().wait(gate, timeout)
 
 
 def stop_if_asked(call: Call | None) -> None:
     """Raise `CancelSignal` if the body of `call` has been asked to stop."""
     if call is not None and call.stopping:
+        raise CancelSignal
+
+
+def tell_to_stop(call: Call) -> None:
+    """Raise `CancelSignal` if it is on this thread that the body of `call`, which is to stop, calls into the engine."""
+    if call.thread == get_ident() and not isinstance(sys.exception(), CancelSignal):  # else it has heard, and cleans up
         raise CancelSignal
 
 
@@ -102,7 +114,7 @@ def _help_until_open(call: Call, gate: Gate, among: Sequence[Any]) -> bool:
         while True:
             if _help(call, among):
                 drain()
-            if _suspend(call, gate, _LOOK_AGAIN):
+            if _suspend(call, gate, _LOOK_AGAIN, look=True):
                 return True
 
 
@@ -251,7 +263,14 @@ def _mind_the_loop(advice: str) -> None:
         return
     if here.background_loop:
         raise RuntimeError(f"blocking here would stop the event loop that all submitted async tasks share: {advice}")
-    _warn_once(advice)
+    if not _is_cell():
+        _warn_once(advice)
+
+
+def _is_cell() -> bool:
+    """Whether this is a notebook's cell, or a synchronous body called in one: the loop is there to wait for that."""
+    run = current_run.get()
+    return notebook.shell() is not None and not (run and run.plan.is_async)
 
 
 def _warn_once(advice: str) -> None:

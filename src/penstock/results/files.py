@@ -45,12 +45,24 @@ def read(directory: Directory, name: str, limit: int | None = None) -> bytes:
     Raises FileNotFoundError if there is none, OSError if it cannot be read, and `ResultCorrupt` if it is no plain file,
     has more than `limit` bytes, or the name leaves the directory.
     """
+    with _to_be_read(directory, name) as descriptor:
+        return _contents(descriptor, name, limit)
+
+
+def beginning(directory: Directory, name: str, size: int) -> bytes:
+    """Return the first `size` bytes of a file, or all if it has fewer. Raises like `read`."""
+    with _to_be_read(directory, name) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        return file.read(size)
+
+
+@contextmanager
+def _to_be_read(directory: Directory, name: str) -> Iterator[int]:
     if not is_inside(name):
         raise ResultCorrupt(name, "its name leaves the directory")
     *inner, last = name.split("/")
     try:
         with _folder(directory, inner) as folder, _opened(folder, last, name) as descriptor:
-            return _contents(descriptor, name, limit)
+            yield descriptor
     except NotADirectoryError:
         raise ResultCorrupt(name, "what should be a directory on the way to it is none") from None
 

@@ -68,7 +68,9 @@ def unseal(sealed: Sealed, secret: bytes, place: str = "") -> tuple[Header, byte
     from hmac import compare_digest
 
     if not compare_digest(_digest(secret, body), found):
-        raise ResultCorrupt(place, "its digest is wrong: damaged, or not written by this store")
+        raise ResultCorrupt(
+            place, "its digest is wrong: damaged, or sealed with another key (see PENSTOCK_RESULTS_KEY_PATH)"
+        )
     _, _, head_size, payload_size = _FRAME.unpack_from(body)
     start = _FRAME.size + head_size
     if start + payload_size != len(body):
