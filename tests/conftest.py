@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def no_leaks() -> Iterator[None]:
     shutdown = getattr(penstock._engine, "shutdown", None)
     if shutdown is not None:
         shutdown()
+    logging.getLogger("penstock").setLevel(logging.NOTSET)  # a run has set it, for the runs of its test
     if found := leaks.since(before):
         pytest.fail("the test leaked:\n" + "\n".join(found), pytrace=False)
 

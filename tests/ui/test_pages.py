@@ -142,9 +142,9 @@ def test_everything_can_be_reached_with_the_keyboard_alone(browser: Browser, sit
         keyboard.press("3")
         page.wait_for_url("**tab=tasks")
         page.wait_for_selector("tr[data-row='5']")
-        for _ in range(3):
+        for row in range(3):
             keyboard.press("j")
-        visit.until("document.activeElement.closest('tr')?.dataset.row === '2'")
+            visit.until("(row) => document.activeElement.closest('tr')?.dataset.row === row", arg=str(row))
         keyboard.press("k")
         visit.until("document.activeElement.closest('tr')?.dataset.row === '1'")
         keyboard.press("Enter")
