@@ -9,7 +9,7 @@ UI := ui/index.html $(wildcard ui/*.json ui/*.ts) $(shell find ui/src -type f)
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs ui clean
+.PHONY: help demo test again check bench docs ui clean
 
 help: ## list the targets
 	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,9 @@ demo: $(VENV)/.package ## install the package and run examples/demo.py
 
 test: $(VENV)/.dev ui ## run the tests, on all cores
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+
+again: $(VENV)/.dev ## run the tests that failed the last time, one after the other
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 check: $(VENV)/.dev ## lint, formatting and both type checkers
 	$(BIN)/ruff check .
