@@ -110,15 +110,16 @@ def test_what_happened_is_told_on_the_pages(browser: Browser, site: Site) -> Non
         assert "KeyError" in visit.page.locator(".errors").inner_text()
         assert re.search(r"example_store\.py:\d+ in load", visit.page.locator(".errors .place").inner_text())
         table = visit.page.get_by_role("table", name="The timeline as a table")
-        assert "11 completed, 1 failed" in table.inner_text()
+        table.get_by_text("11 completed, 1 failed").first.wait_for(state="attached")
         visit.go(pages["opened"])
         runs = visit.page.get_by_role("table", name="Runs of load")
         runs.get_by_text("load-0[7]").wait_for(state="attached")
         visit.go(pages["retried"])
-        attempts = visit.page.get_by_role("table", name="Attempts").inner_text()
-        assert "Failed" in attempts and "Completed" in attempts
+        attempts = visit.page.get_by_role("table", name="Attempts")
+        for state in ("Failed", "Completed"):
+            attempts.get_by_text(state).first.wait_for(state="attached")
         visit.go(pages["compare"])
-        assert "'tuesday'" in visit.page.locator("main").inner_text()
+        visit.page.locator("main").get_by_text("'tuesday'").first.wait_for(state="attached")
 
 
 # --- the keyboard -----------------------------------------------------------------------------------------------------
