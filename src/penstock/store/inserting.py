@@ -50,6 +50,7 @@ _ATTEMPTS = _Table("earlier_attempts", AttemptRow._fields, "ON CONFLICT DO NOTHI
 _EDGES = _Table("edges", EdgeRow._fields, "ON CONFLICT DO NOTHING")
 _LOGS = _Table("logs", LogRow._fields, "")
 _RESULTS = _Table("results", ResultRow._fields, _replacing(ResultRow._fields))
+TABLES = (_RUNS, _ATTEMPTS, _EDGES, _LOGS, _RESULTS)  # which row replaces which is the same in every store
 
 
 def _insert(connection: Connection, table: _Table, rows: Sequence[_Values]) -> None:

@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from penstock.store.base import AttemptRow, Batch, EdgeRow, LogRow, ResultRow, RunRow
+from penstock.store import inserting
+from penstock.store.base import Batch, RunRow
 from penstock.store.inserting import clean
 
 ROWS_PER_STATEMENT = 1024
@@ -52,19 +53,7 @@ def _type(column: str) -> str:
     return "bigint" if column in _WHOLE else "double precision" if column in _REAL else "text"
 
 
-def _replacing(columns: tuple[str, ...]) -> str:
-    key, *others = columns
-    return f"ON CONFLICT ({key}) DO UPDATE SET {', '.join(f'{column} = excluded.{column}' for column in others)}"
-
-
-# As in the file: what has ended stays so, whichever order rows arrive in.
-_STAYS_ENDED = "WHERE runs.ended IS NULL OR excluded.ended IS NOT NULL"
-
-_RUNS = _Table("runs", RunRow._fields, f"{_replacing(RunRow._fields)} {_STAYS_ENDED}")
-_ATTEMPTS = _Table("earlier_attempts", AttemptRow._fields, "ON CONFLICT DO NOTHING")
-_EDGES = _Table("edges", EdgeRow._fields, "ON CONFLICT DO NOTHING")
-_LOGS = _Table("logs", LogRow._fields, "")
-_RESULTS = _Table("results", ResultRow._fields, _replacing(ResultRow._fields))
+_RUNS, _ATTEMPTS, _EDGES, _LOGS, _RESULTS = (_Table(*table) for table in inserting.TABLES)
 _TABLES = (_RUNS, _ATTEMPTS, _EDGES, _LOGS)
 _FROM_JSON = {table.name: table.from_json for table in _TABLES}
 _RESULT_FROM_VALUES = _RESULTS.from_values
@@ -76,9 +65,8 @@ def orders_for(batch: Batch, *, cleaned: bool = False) -> list[Order]:
     Raises ValueError or TypeError for what JSON has no words for.
     """
     orders: list[Order] = []
-    table: _Table
-    rows: Iterable[Sequence[object]]
-    for table, rows in zip(_TABLES, (_latest(batch.runs), *batch[1:4]), strict=True):
+    lists: tuple[Iterable[Sequence[object]], ...] = (_latest(batch.runs), batch.attempts, batch.edges, batch.logs)
+    for table, rows in zip(_TABLES, lists, strict=True):
         arrays = _arrays([_cleaned(table, row) for row in rows] if cleaned else rows)
         orders += [(_FROM_JSON[table.name], (array,)) for array in arrays]
     results = [_cleaned(_RESULTS, row) for row in batch.results] if cleaned else batch.results
