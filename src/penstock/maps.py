@@ -101,10 +101,19 @@ class MapCall:
         return self.definition.start(self.parent, *arguments, self.waits, self.number, index)
 
     def _values(self) -> mapping.Arguments:
+        self.waits = (*self.waits, *self._mapped_over())
         kept = {id(value.kept): value for value in self._values_to_come.values()}
         self._values_to_come = {}
         args = tuple(_with_value(argument, kept) for argument in self.args)
         return args, {name: _with_value(argument, kept) for name, argument in self.kwargs.items()}
+
+    def _mapped_over(self) -> Iterator[Link]:
+        """The runs whose whole values the children's elements come from: no child's arguments tell of them."""
+        for name, argument in (*zip(self.names, self.args, strict=True), *self.kwargs.items()):
+            wrappers, core = strip(argument)
+            if isinstance(core, Future | State) and not carries(wrappers, unmapped):
+                allowed = carries(wrappers, allow_failure)
+                yield graph.Link(core, name, not allowed, allowed)
 
     def _shared(self, args: tuple[Any, ...], kwargs: dict[str, Any], static: frozenset[str]) -> Shared | None:
         """The static arguments, if they hold nothing to replace: looked at once instead of once for each child."""

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pydantic
@@ -37,6 +38,7 @@ from penstock.exceptions import (
     UpstreamTaskError,
 )
 from penstock.states import Completed, Failed, State, StateType
+from penstock.store.sqlite import SQLiteReader
 from penstock.task_runners import ThreadPoolTaskRunner
 from placeless import placeless
 
@@ -881,3 +883,36 @@ class TestWholeFuture:
         with pytest.raises(ValueError):
             main()
         assert bodies == []
+
+
+def test_what_was_mapped_over_is_recorded_as_an_upstream(own_store: Path) -> None:
+    @task
+    def names() -> list[int]:
+        return [1, 2]
+
+    @task
+    def pair(x: int, y: list[int]) -> None: ...
+
+    @flow(task_runner=RUNNERS["threads"]())
+    def body() -> None:
+        add.map(names.submit()).wait()  # expands later
+        done = names.submit()
+        done.wait()
+        pair.map(x=done, y=unmapped(names.submit())).wait()
+        add.map(names(return_state=True)).wait()
+        list(add.imap(names.submit(), names.submit()))
+
+    body()
+    reader = SQLiteReader(own_store)
+    (root,) = reader.runs()
+    called = {row.id: row.run_name for row in reader.tree(root.id)}
+    edges = {(called[edge.upstream_id], called[edge.downstream_id], edge.parameter) for edge in reader.edges(root.id)}
+    reader.close()
+    assert edges == {
+        *(("names-0", f"add-0[{index}]", "x") for index in range(2)),
+        *(("names-1", f"pair-0[{index}]", "x") for index in range(2)),
+        *(("names-2", f"pair-0[{index}]", "y") for index in range(2)),
+        *(("names-3", f"add-1[{index}]", "x") for index in range(2)),
+        *(("names-4", f"add-2[{index}]", "x") for index in range(2)),
+        *(("names-5", f"add-2[{index}]", "y") for index in range(2)),
+    }

@@ -302,6 +302,8 @@ class _Model:
             holder: dict[str, Any] = inputs.arguments if isinstance(column, Argument) else inputs.values
             holder["element"] = column
             made.runs.append(self._start(scope, node, path, index, inputs))
+            if node.over is not None and isinstance(scope.handles[node.over], _Run):
+                self._note_edges(made.runs[-1], scope.handles[node.over], "data")
         return made
 
     def _late_elements(self, scope: _Scope, node: Node, over: int, made: _List) -> Sequence[Any]:
