@@ -130,6 +130,7 @@ class Desk:
         path = os.pathsep.join([str(Path(sys.executable).parent), more.pop("PATH", ""), kept.get("PATH", "")])
         others = {"COLUMNS": "120", "PYTHONUNBUFFERED": "", "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
         self._environment = {**kept, **others, **more, "HOME": str(home), "PATH": path}
+        self._unseen = place / "errors"  # what a page sends to /dev/null: it is of use when something else is wrong
         self._python: subprocess.Popen[str] | None = None
         self._scripts = 0
         self._cells: list[Block] = []
@@ -206,6 +207,7 @@ class Desk:
         # A mark goes before each output; it keeps the status of the command before it, for `echo $?`.
         mark = "\n__mark() { local status=$?; echo '>>>'\"$1\"'<<<'; return $status; }\n"
         script = mark + "".join(f"__mark {number}\n{command}\n" for number, (command, _) in enumerate(typed))
+        script = script.replace("2>/dev/null", f"2>>{self._unseen}")
         script += "__mark 99999\npwd\n"  # the next block goes on where this one was
         done = subprocess.run(
             ["bash", "-c", script],
@@ -222,7 +224,10 @@ class Desk:
         assert len(seen) == len(typed), done.stdout
         for (command, said), output in zip(typed, seen, strict=True):
             output = output.replace(str(self.place), "/home/you/project").replace(str(self.place.parent), "")
-            assert agrees(said, output), f"$ {command}\n{output}"
+            assert agrees(said, output), f"$ {command}\n{output}\n{self._errors()}"
+
+    def _errors(self) -> str:
+        return self._unseen.read_text("utf-8", "replace") if self._unseen.exists() else ""
 
 
 def typed_in(code: str) -> list[tuple[str, str]]:
