@@ -190,13 +190,7 @@ print(main())
 """
 
 
-def _marked(name: str) -> Any:
-    """A direct call waits where nobody helps."""
-    hangs = pytest.mark.xfail(strict=True, raises=AssertionError)
-    return pytest.param(name, marks=hangs if name.startswith("a body calls") else ())
-
-
-@pytest.mark.parametrize("name", [_marked(name) for name in HANGING])
+@pytest.mark.parametrize("name", HANGING)
 def test_what_would_hang(name: str) -> None:
     """In a process of its own, because it would hang for ever."""
     lines = [line.removeprefix(" " * 8) for line in HANGING[name].splitlines()]

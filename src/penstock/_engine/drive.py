@@ -146,14 +146,14 @@ class Blocking:
                 self._gate.wait()
             else:
                 request.arm(run)
-                self._block()
+                self._block(run)
         except BaseException as error:
             return self._interrupted(run, error)
         return self._answer
 
-    def _block(self) -> None:
+    def _block(self, run: Run) -> None:
         if self.escaped is None:
-            waiting.block(self._gate, None, advice=self._advice)
+            waiting.block(self._gate, None, (run,), advice=self._advice)
         else:  # the body around has been asked to stop; it hears of that when this run has ended
             waiting.without_slot(self._gate, None)
 
