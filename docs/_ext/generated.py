@@ -7,6 +7,7 @@ from collections.abc import Callable
 from enum import EnumType
 
 import commands
+import dashboard_api
 import machine
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config
@@ -19,6 +20,9 @@ from penstock.settings import reference
 GENERATORS: dict[str, Callable[..., str]] = {
     "api": api.page,
     "commands": commands.page,
+    "dashboard-request": dashboard_api.request,
+    "dashboard-routes": dashboard_api.routes,
+    "dashboard-views": dashboard_api.views,
     "machine": lambda: f"```{{raw}} html\n{machine.drawing()}\n```",
     "settings": reference.markdown,
     "transitions": machine.table,

@@ -93,6 +93,11 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def in_child(action: Callable[[], None]) -> int:
+    """The exit status of a child that does it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child_doing(action), 0)[1])
+
+
+def child_doing(action: Callable[[], None]) -> int:
     child = os.fork()
     if child == 0:
         try:
@@ -101,4 +106,4 @@ def in_child(action: Callable[[], None]) -> int:
             sys.excepthook(*sys.exc_info())
             os._exit(1)
         os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return child

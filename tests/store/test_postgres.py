@@ -12,7 +12,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from recorder_doubles import python
+from recorder_doubles import child_doing, python
 
 from penstock import recovery
 from penstock.exceptions import StoreUnavailable
@@ -84,6 +84,13 @@ def test_tables_have_the_columns_of_the_rows(server: Server, url: str, store: Po
         ]
 
 
+def _write_when(ready: int, go: int, url: str, number: int) -> None:
+    os.close(go)
+    os.read(ready, 1)
+    with closing(PostgresStore(url)) as store:
+        store.write(batch(run_row(number)), patience=20)
+
+
 class TestOpening:
     def test_reading_makes_nothing(self, server: Server, url: str) -> None:
         with closing(PostgresReader(url)) as reader, pytest.raises(StoreMissing, match="there is no run store in"):
@@ -109,6 +116,15 @@ class TestOpening:
         assert len(stores[0].runs()) == 6
         for store in stores:
             store.close()
+
+    @pytest.mark.parametrize("round_", range(3))
+    def test_many_processes_may_make_it_at_once(self, round_: int, server: Server, url: str) -> None:
+        ready, go = os.pipe()
+        children = [child_doing(lambda number=number: _write_when(ready, go, url, number)) for number in range(8)]
+        os.close(ready)
+        os.close(go)  # all begin now
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 8
+        assert psql(server, url, "SELECT COUNT(*) FROM store, runs") == "8"
 
     def test_whoever_waited_for_somebody_who_made_it_uses_it(self, server: Server, url: str) -> None:
         maker = postgres_link.Link(url, writing=True)

@@ -1,4 +1,7 @@
-"""One example store for all tests that only look."""
+"""One example store for all tests that only look, of each kind.
+
+A module with `ON_BOTH_STORES = True` has its tests run on a file and on Postgres, as far as they use a store.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,24 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from dashboards import Asked, Looked, make_example
+from dashboards import Asked, Looked, Place, make_example
 
 from penstock.recovery import open_reader
 from penstock.store.base import Reader
+from postgres_server import server as server
+
+KINDS = ("sqlite", "postgres")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "kind" in metafunc.fixturenames and getattr(metafunc.module, "ON_BOTH_STORES", False):
+        metafunc.parametrize("kind", KINDS, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of store."""
+    return str(getattr(request, "param", KINDS[0]))
 
 
 @pytest.fixture(scope="session")
@@ -21,20 +38,40 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def shown(kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Likewise, of each kind."""
+    if kind == "sqlite":
+        return Place(request.getfixturevalue("example"))
+    place = Place(tmp_path_factory.mktemp("dashboard") / "home", request.getfixturevalue("server").new_database())
+    make_example(place)
+    return place
+
+
 @pytest.fixture
-def look(example: Path) -> Iterator[Looked]:
-    looked = Looked(example)
+def own(kind: str, own_store: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """The test's own store, of each kind; the settings name it."""
+    if kind == "sqlite":
+        return Place(own_store)
+    url = request.getfixturevalue("server").new_database()
+    monkeypatch.setenv("PENSTOCK_STORE_URL", url)
+    return Place(own_store, url)
+
+
+@pytest.fixture
+def look(shown: Place) -> Iterator[Looked]:
+    looked = Looked(*shown)
     with closing(looked.records):
         yield looked
 
 
 @pytest.fixture
-def reader(example: Path) -> Iterator[Reader]:
-    with closing(open_reader(example)) as reader:
+def reader(shown: Place) -> Iterator[Reader]:
+    with closing(open_reader(*shown)) as reader:
         yield reader
 
 
 @pytest.fixture
-def asked(example: Path) -> Iterator[Asked]:
-    with Asked(example) as asked:
+def asked(shown: Place) -> Iterator[Asked]:
+    with Asked(shown.home, url=shown.url) as asked:
         yield asked

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from penstock.ui import asking, routes
 from penstock.ui.actions import Actions
@@ -29,9 +30,22 @@ FRONT = {
 SCRIPT = Path(__file__).with_name("example_store.py")
 
 
-def make_example(directory: Path) -> None:
+class Place(NamedTuple):
+    """Of a store: its directory, or, with a URL, a database and the directory that belongs to it."""
+
+    home: Path
+    url: str | None = None
+
+
+def place_of(store: Path | Place) -> Place:
+    return store if isinstance(store, Place) else Place(store)
+
+
+def make_example(store: Path | Place) -> None:
     """In a process of its own, like everything that the dashboard shows."""
-    subprocess.run([sys.executable, str(SCRIPT), str(directory)], check=True, capture_output=True)
+    place = place_of(store)
+    variables = {**os.environ, "PENSTOCK_STORE_URL": place.url or "none"}
+    subprocess.run([sys.executable, str(SCRIPT), str(place.home)], env=variables, check=True, capture_output=True)
 
 
 class Response:
@@ -53,9 +67,11 @@ Headers = list[tuple[str, str]]
 class Asked:
     """The application, asked without any socket. Each request runs in an event loop of its own."""
 
-    def __init__(self, home: Path, actions: Actions | None = None, token: str | None = TOKEN) -> None:
+    def __init__(
+        self, home: Path, actions: Actions | None = None, token: str | None = TOKEN, url: str | None = None
+    ) -> None:
         self.rules = Rules(frozenset({HOST, "[::1]:8000", "localhost:8000"}), token, actions is not None)
-        self.dashboard = Dashboard(str(home), self.rules, FRONT, actions)
+        self.dashboard = Dashboard(str(home), self.rules, FRONT, actions, url)
 
     def __enter__(self) -> Asked:
         return self
@@ -124,8 +140,8 @@ def without(headers: Headers, name: str) -> Headers:
 class Looked:
     """The answers themselves, without HTTP."""
 
-    def __init__(self, home: Path) -> None:
-        self.records = Records(home)
+    def __init__(self, home: Path, url: str | None = None) -> None:
+        self.records = Records(home, url)
 
     def __call__(self, path: str, query: str = "") -> Any:
         found = routes.find("GET", path)
@@ -151,7 +167,7 @@ def rows_of(table: Any) -> list[dict[str, Any]]:
 class Running:
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.port = server.port
+        self.port = 0 if server.address.startswith("unix:") else server.port
         self.token = server.token
 
     def connection(self, timeout: float = 20.0) -> http.client.HTTPConnection:
@@ -204,9 +220,10 @@ def _events(response: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
 
 
 @contextmanager
-def running(home: Path, **wish: Any) -> Iterator[Running]:
+def running(store: Path | Place, **wish: Any) -> Iterator[Running]:
     """A server in a thread of this process, on a port that is free."""
-    server = Server(Wish(str(home), **wish), FRONT)
+    place = place_of(store)
+    server = Server(Wish(str(place.home), place.url, **wish), FRONT)
     ready = threading.Event()
     thread = threading.Thread(target=server.serve, args=(ready.set,), name="dashboard")
     thread.start()

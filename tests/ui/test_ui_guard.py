@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -230,15 +230,33 @@ def test_an_action_says_exactly_what_it_means(body: bytes, acting: Asked) -> Non
     assert spied.started == []
 
 
-def test_streams_and_answers_are_limited(asked: Asked) -> None:
-    asked.rules.busy.update(live=16, read=64)
-    assert asked.get("/api/live?view=runs").status == 429
-    assert asked.get("/api/runs").status == 429
-    assert asked.get("/healthz").status == 200
-    asked.rules.busy.update(live=15, read=63)
-    assert asked.get("/api/live?view=runs").status == 200
-    assert asked.get("/api/runs").status == 200
-    assert asked.rules.busy["live"] == 15, "a place was not given back"
+@pytest.mark.parametrize(
+    ("busy", "target", "status"),
+    [
+        ({"all": 64}, "/api/runs", 503),
+        ({"all": 64}, "/healthz", 503),
+        ({"all": 63}, "/api/runs", 200),
+        ({("live", "127.0.0.1"): 16}, "/api/live?view=runs", 429),
+        ({("live", "127.0.0.1"): 15}, "/api/live?view=runs", 200),
+        ({("live", "192.0.2.1"): 16}, "/api/live?view=runs", 200),
+        ({"live": 48}, "/api/live?view=runs", 429),
+        ({"live": 48}, "/api/runs", 200),
+    ],
+)
+def test_requests_at_the_same_time_are_limited(
+    busy: dict[Hashable, int], target: str, status: int, asked: Asked
+) -> None:
+    asked.rules.busy.update(busy)
+    response = asked.get(target)
+    assert response.status == status
+    assert (response.header("retry-after") is not None) == (status != 200)
+    assert asked.rules.busy == busy, "a place was not given back"
+
+
+def test_actions_at_the_same_time_are_limited(acting: Asked) -> None:
+    acting.rules.busy.update({"action": 4})
+    body = b'{"run": "%s", "nonce": "x"}' % (b"0" * 32)
+    assert acting.ask("POST", "/api/actions/cancel", good_headers("POST"), body).status == 429
 
 
 def test_there_are_no_sockets(asked: Asked) -> None:
@@ -254,3 +272,13 @@ def test_there_are_no_sockets(asked: Asked) -> None:
 
     asyncio.run(asked.dashboard.guarded({"type": "websocket", "headers": []}, receive, send))
     assert [one["type"] for one in sent] == ["websocket.close"]
+
+
+def test_who_opens_an_address_at_which_there_is_nothing_gets_a_page(asked: Asked) -> None:
+    opened = [("host", HOST), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")]
+    response = asked.ask("GET", "/no/where", opened)
+    assert response.status == 404
+    assert b'src="../assets/a.js"' in response.body
+    for others in (opened[:2], [*opened[1:], ("host", "attacker.example")]):
+        assert asked.ask("GET", "/no/where", others).header("content-type") == "application/json"
+    assert asked.ask("POST", "/no/where", opened).header("content-type") == "application/json"

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dashboards import Running, rows_of, running
+from dashboards import Place, Running, rows_of, running
 
 from penstock.ui import live, records
 from penstock.ui.answers import runs
 
+ON_BOTH_STORES = True
 FLOW = """
     import sys, time
     from pathlib import Path
@@ -95,8 +96,8 @@ def the_run(server: Running) -> str:
     return str(awaited(found))
 
 
-def test_a_run_is_followed_to_its_end(tmp_path: Path, own_store: Path) -> None:
-    with running(own_store) as server, going_on(tmp_path):
+def test_a_run_is_followed_to_its_end(tmp_path: Path, own: Place) -> None:
+    with running(own) as server, going_on(tmp_path):
         run_id = the_run(server)
         events = server.events(f"/api/live?view=run&id={run_id}")
         seen = []
@@ -121,9 +122,9 @@ def _numbers(document: Any) -> dict[str, int]:
     return {name: sum(column) for name, column in document["groups"]["fates"].items() if sum(column)}
 
 
-def test_a_log_is_followed_line_by_line(tmp_path: Path, own_store: Path) -> None:
+def test_a_log_is_followed_line_by_line(tmp_path: Path, own: Place) -> None:
     (tmp_path / "first").touch()
-    with running(own_store) as server, going_on(tmp_path):
+    with running(own) as server, going_on(tmp_path):
         run_id = the_run(server)
         page = server.json(f"/api/runs/{run_id}/logs?text=work&limit=3")
         found = [*page["columns"]["seq"]]
@@ -141,11 +142,11 @@ def test_a_log_is_followed_line_by_line(tmp_path: Path, own_store: Path) -> None
         assert len(set(found)) == len(found)
 
 
-def test_who_is_far_behind_a_log_catches_up(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_far_behind_a_log_catches_up(shown: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "PAGES", 2)
     monkeypatch.setattr(live, "PAUSE", 0.0)
     monkeypatch.setattr(live, "BACK", 100)
-    with running(example) as server:
+    with running(shown) as server:
         run_id = next(one["id"] for one in rows_of(server.json("/api/runs")) if one["name"] == "wide")
         expected = server.json(f"/api/runs/{run_id}/logs")
         events = list(server.events(f"/api/live?view=logs&id={run_id}&after=0&limit=500"))
@@ -154,9 +155,24 @@ def test_who_is_far_behind_a_log_catches_up(example: Path, monkeypatch: pytest.M
     assert found == sorted(set(found)) and (found[0], found[-1]) == (expected["first"], expected["last"])
 
 
+def test_a_log_is_followed_from_its_last_lines_on(tmp_path: Path, own: Place) -> None:
+    (tmp_path / "first").touch()
+    with running(own) as server, going_on(tmp_path):
+        run_id = the_run(server)
+        awaited(lambda: len(server.json(f"/api/runs/{run_id}/logs")["columns"]["seq"]) > 3)
+        events = server.events(f"/api/live?view=logs&id={run_id}&limit=3")
+        name, page = next(events)
+        assert (name, len(page["columns"]["seq"])) == ("document", 3)
+        (tmp_path / "second").touch()
+        found = [number for name, lines in events if name == "lines" for number in lines["columns"]["seq"]]
+        assert found
+        expected = server.json(f"/api/runs/{run_id}/logs?after={page['columns']['seq'][0] - 1}&limit=500")
+        assert sorted([*page["columns"]["seq"], *found]) == expected["columns"]["seq"]
+
+
 @pytest.mark.parametrize("view", ["runs", "timeline", "tasks", "graph"])
-def test_every_view_can_be_followed(view: str, tmp_path: Path, own_store: Path) -> None:
-    with running(own_store) as server, going_on(tmp_path):
+def test_every_view_can_be_followed(view: str, tmp_path: Path, own: Place) -> None:
+    with running(own) as server, going_on(tmp_path):
         run_id = the_run(server)
         which = "" if view == "runs" else f"&id={run_id}"
         events = server.events(f"/api/live?view={view}{which}")
@@ -174,10 +190,10 @@ def test_every_view_can_be_followed(view: str, tmp_path: Path, own_store: Path) 
             assert [name for name, _ in events][-1] == "end"
 
 
-def test_what_there_was_no_time_to_count_comes_later(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_there_was_no_time_to_count_comes_later(shown: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "PAUSE", 0.0)
     monkeypatch.setattr(runs, "COUNTING", -1.0)
-    with running(example) as server:
+    with running(shown) as server:
         events = server.events("/api/live?view=runs")
         assert None in next(events)[1]["tasks"]["completed"]
         monkeypatch.setattr(runs, "COUNTING", 60.0)
@@ -185,11 +201,9 @@ def test_what_there_was_no_time_to_count_comes_later(example: Path, monkeypatch:
         events.close()  # type: ignore[attr-defined]
 
 
-def test_a_run_whose_process_is_killed_has_crashed(
-    own_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_whose_process_is_killed_has_crashed(own: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "LOOK_FOR_DEATHS", 0.2)
-    with running(own_store) as server, going_on(tmp_path) as process:
+    with running(own) as server, going_on(tmp_path) as process:
         run_id = the_run(server)
         events = server.events(f"/api/live?view=run&id={run_id}")
         assert next(events)[1]["run"]["status"] == "RUNNING"
@@ -199,27 +213,27 @@ def test_a_run_whose_process_is_killed_has_crashed(
         assert not {"running", "waiting", "pending"} & set(_numbers(last))
 
 
-def test_nothing_new_is_no_event(own_store: Path, tmp_path: Path) -> None:
+def test_nothing_new_is_no_event(own: Place, tmp_path: Path) -> None:
     (tmp_path / "first").touch()
     (tmp_path / "second").touch()
-    with running(own_store) as server:
+    with running(own) as server:
         with going_on(tmp_path) as process:
             run_id = the_run(server)
             process.wait(30)
         assert [name for name, _ in server.events(f"/api/live?view=run&id={run_id}")] == ["document", "end"]
 
 
-def test_a_run_that_is_not_there_ends_the_stream(own_store: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_not_there_ends_the_stream(own: Place, tmp_path: Path) -> None:
     (tmp_path / "first").touch()
-    with running(own_store) as server, going_on(tmp_path):
+    with running(own) as server, going_on(tmp_path):
         the_run(server)
         events = list(server.events(f"/api/live?view=run&id={'0' * 32}"))
         assert [name for name, _ in events] == ["problem", "end"]
         assert "there is no run" in events[0][1]["error"]["message"]
 
 
-def test_streams_end_with_the_server(own_store: Path, tmp_path: Path) -> None:
-    with running(own_store) as server, going_on(tmp_path):
+def test_streams_end_with_the_server(own: Place, tmp_path: Path) -> None:
+    with running(own) as server, going_on(tmp_path):
         the_run(server)
         events = server.events("/api/live?view=runs")
         next(events)
@@ -229,8 +243,8 @@ def test_streams_end_with_the_server(own_store: Path, tmp_path: Path) -> None:
         assert time.monotonic() - before < 5
 
 
-def test_a_client_that_goes_away_leaves_its_place(own_store: Path, tmp_path: Path) -> None:
-    with running(own_store) as server, going_on(tmp_path):
+def test_a_client_that_goes_away_leaves_its_place(own: Place, tmp_path: Path) -> None:
+    with running(own) as server, going_on(tmp_path):
         the_run(server)
         for _ in range(20):
             events = server.events("/api/live?view=runs")
@@ -241,11 +255,9 @@ def test_a_client_that_goes_away_leaves_its_place(own_store: Path, tmp_path: Pat
 # --- acting ---
 
 
-def test_actions_are_done_once_and_written_down(
-    own_store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_actions_are_done_once_and_written_down(own: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "good").touch()
-    with running(own_store, allow_actions=True) as server, going_on(tmp_path):
+    with running(own, allow_actions=True) as server, going_on(tmp_path):
         run_id = the_run(server)
         about = server.json("/api/about")
         assert about["actions"] is True

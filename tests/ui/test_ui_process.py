@@ -157,7 +157,7 @@ def test_what_keeps_others_out_is_not(wish: dict[str, Any]) -> None:
 def test_names_under_which_it_is_opened(own_store: Path) -> None:
     server = Server(Wish(str(own_store), allow_host=("box.example", "proxy.example:443")), FRONT)
     port = server.port
-    expected = {f"127.0.0.1:{port}", f"localhost:{port}", f"box.example:{port}", "proxy.example:443"}
+    expected = {f"127.0.0.1:{port}", f"localhost:{port}", f"box.example:{port}", "box.example", "proxy.example:443"}
     assert expected <= server.hosts <= {*expected, f"[::1]:{port}"}
     server.stop()
     server.serve()

@@ -6,21 +6,30 @@ import json
 import os
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from dashboards import Asked, Looked
+from dashboards import Asked, Looked, Place
 
 from penstock.exceptions import StoreUnavailable
 from penstock.store.base import Reader
 from penstock.store.opening import statements
-from penstock.ui import asking, records, routes
+from penstock.store.postgres_link import dialect, translated
+from penstock.storing import open_store
+from penstock.testing.store_suite import batch, run_row
+from penstock.ui import asking, routes, window_sqlite
 from penstock.ui.asking import Refused
-from penstock.ui.records import Records, TookTooLong, Window, statement
+from penstock.ui.records import Records, TookTooLong
+from penstock.ui.window import view
+from penstock.ui.window_postgres import PostgresWindow
+from penstock.ui.window_sqlite import SQLiteWindow
 
+ON_BOTH_STORES = True
+VIEWS = str(Path(window_sqlite.__file__).with_name("views.sql"))
 NASTY = (
     *(
         "'",
@@ -143,7 +152,7 @@ def test_no_path_of_a_request_is_opened(asked: Asked, monkeypatch: pytest.Monkey
                 asked.get(base + path)
     finally:
         watching = False
-    home = str(asked.dashboard._records.home)
+    home = str(asked.dashboard._records.home)  # where a file is; a database is nowhere
     assert [name for name in opened if not name.startswith(home)] == []
 
 
@@ -151,8 +160,15 @@ def test_no_path_of_a_request_is_opened(asked: Asked, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def window(example: Path) -> Any:
-    window = Window(example)
+def window(shown: Place) -> Iterator[SQLiteWindow | PostgresWindow]:
+    window = SQLiteWindow(shown.home) if shown.url is None else PostgresWindow(shown.url)
+    yield window
+    window.close()
+
+
+@pytest.fixture
+def file_window(example: Path) -> Iterator[SQLiteWindow]:
+    window = SQLiteWindow(example)
     yield window
     window.close()
 
@@ -178,45 +194,61 @@ def window(example: Path) -> Any:
         "ANALYZE",
     ],
 )
-def test_the_connection_only_looks(text: str, window: Window) -> None:
-    window.ask("SELECT 1 FROM runs, json_each('[1]') LIMIT 1", {})
+def test_the_connection_only_looks(text: str, file_window: SQLiteWindow) -> None:
+    file_window.ask("SELECT 1 FROM runs, json_each('[1]') LIMIT 1", {})
     with pytest.raises(StoreUnavailable, match=r"not authorized|prohibited|authorization denied"):
-        window.ask(text, {})
+        file_window.ask(text, {})
 
 
-def test_who_allows_everything_is_stopped_by_the_file(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_only_looks", lambda *_: sqlite3.SQLITE_OK)
+def test_who_allows_everything_is_stopped_by_the_file(
+    file_window: SQLiteWindow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window_sqlite, "_only_looks", lambda *_: sqlite3.SQLITE_OK)
     with pytest.raises(StoreUnavailable, match="readonly"):
-        window.ask("DELETE FROM runs", {})
+        file_window.ask("DELETE FROM runs", {})
 
 
-def test_what_takes_long_is_given_up(window: Window) -> None:
-    endless = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT COUNT(*) FROM n"
-    with pytest.raises(TookTooLong, match=r"0\.2 s"):
-        window.ask(endless, {})
-    assert window.ask("SELECT 1", {}) == [(1,)]
+def test_what_takes_long_is_given_up(window: SQLiteWindow | PostgresWindow) -> None:
+    endless = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x > 0) SELECT COUNT(*) FROM n"
+    for _ in range(2):
+        with pytest.raises(TookTooLong, match=r"after 0\.[26] s"):
+            window.ask(endless, {})
+        with pytest.raises(TookTooLong, match=r"after 0\.[39] s"):
+            window.ask_within(0.3, endless, {})
+        assert window.ask("SELECT 1", {}) == [(1,)]
 
 
-def test_a_busy_machine_is_no_long_question(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_no_long_question(file_window: SQLiteWindow, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others had the processor for all of the time that a snapshot may last: it is looked again."""
     answers = iter([None, None, [(1,)], None, None, None])
-    monkeypatch.setattr(window, "_fetched_in_time", lambda *_: next(answers))
-    assert window.ask("SELECT 1", {}) == [(1,)]
+    monkeypatch.setattr(file_window, "_fetched_in_time", lambda *_: next(answers))
+    assert file_window.ask("SELECT 1", {}) == [(1,)]
     with pytest.raises(TookTooLong):
-        window.ask("SELECT 1", {})
+        file_window.ask("SELECT 1", {})
 
 
-def test_the_statements_are_those_of_the_files(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_is_another_one_when_somebody_has_written(own: Place) -> None:
+    with closing(open_store(*own)) as store, closing(Records(*own)) as records:
+        store.write(batch(run_row(1)))
+        # A server has other business as well now and then, which is not worse than a look too many.
+        assert any(records.version() == records.version() for _ in range(5))
+        before = records.version()
+        store.write(batch(run_row(2)))
+        assert records.version() != before
+
+
+def test_the_statements_are_those_of_the_files(shown: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is asked: their texts are known before."""
     seen: set[str] = set()
-    ask: Callable[..., Any] = Window.ask
+    kind = SQLiteWindow if shown.url is None else PostgresWindow
+    ask: Callable[..., Any] = kind.ask
 
-    def spy(self: Window, text: str, parameters: dict[str, object]) -> Any:
+    def spy(self: object, text: str, parameters: dict[str, object]) -> Any:
         seen.add(text)
         return ask(self, text, parameters)
 
-    monkeypatch.setattr(Window, "ask", spy)
-    look = Looked(example)
+    monkeypatch.setattr(kind, "ask", spy)
+    look = Looked(*shown)
     run_id = look.run("etl")
     for path, name in FILTERS:
         for text in NASTY:
@@ -224,7 +256,11 @@ def test_the_statements_are_those_of_the_files(example: Path, monkeypatch: pytes
     for sort in routes.tasks.SORTS:
         look(f"/api/runs/{run_id}/tasks", f"sort={sort}&direction=desc")
     look.records.close()
-    known = {*statements("queries.sql").values(), *map(statement, statements(records._VIEWS))}
+    if shown.url is None:
+        known = {*statements("queries.sql").values(), *map(view, statements(VIEWS))}
+    else:
+        known = {*map(dialect, [*statements("queries.sql"), "vouches"])}
+        known |= {translated(view(name, "views_postgres.sql")) for name in statements(VIEWS)}
     built = {text for text in seen if text not in known}
     assert len(built) <= 2 * len(routes.tasks.SORTS)
     assert not [text for text in built if any(len(nasty) > 9 and nasty in text for nasty in NASTY)]
@@ -232,7 +268,7 @@ def test_the_statements_are_those_of_the_files(example: Path, monkeypatch: pytes
 
 def test_no_answer_needs_more_than_looking(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     denied: list[Any] = []
-    rule = records._only_looks
+    rule = window_sqlite._only_looks
 
     def spy(*arguments: Any) -> int:
         answer = rule(*arguments)
@@ -240,7 +276,7 @@ def test_no_answer_needs_more_than_looking(example: Path, monkeypatch: pytest.Mo
             denied.append(arguments)
         return answer
 
-    monkeypatch.setattr(records, "_only_looks", spy)
+    monkeypatch.setattr(window_sqlite, "_only_looks", spy)
     look = Looked(example)
     run_id = look.run("etl")
     for path in ("", "/timeline", "/graph", "/tasks", "/logs"):
@@ -252,16 +288,29 @@ def test_no_answer_needs_more_than_looking(example: Path, monkeypatch: pytest.Mo
     assert denied == []
 
 
-def test_a_damaged_record_harms_no_answer(tmp_path: Path) -> None:
-    """Nothing of a row is believed to be what it should be."""
-    from penstock.store.sqlite import SQLiteStore
-    from penstock.testing.store_suite import batch, run_row
+ODD = (
+    *(
+        "{",
+        "",
+        "[1]",
+        '"x"',
+        '{"a": 1}, {"b": 2}',
+        '{"a": 1}]',
+        '{"a": "\\u0000"}',
+        '{"a": "\\ud800"}',
+        '{"a": "\\udc00x"}',
+    ),
+    *('{"a": "\\ud800\\u0041"}', '{"a": {"b": 1}}', "null", '{"b": 1}', '{"a": null}', "\x00", "\ud800"),
+)
 
-    store = SQLiteStore(tmp_path)
+
+def test_a_damaged_record_harms_no_answer(own: Place) -> None:
+    """Nothing of a row is believed to be what it should be."""
+    store = open_store(*own)
     odd = run_row(1, kind="flow", parameters="{", tags='{"a": 1}', info="[1]", message="\x00\ud800", ended=None)
     store.write(batch(odd._replace(name="\x1b]0;x\x07", created=float("inf"), version="<script>")))
     store.close()
-    look = Looked(tmp_path)
+    look = Looked(*own)
     document = look("/api/runs")
     (run_id,) = document["columns"]["id"]
     for path in ("", "/graph", "/tasks", "/logs"):
@@ -271,9 +320,26 @@ def test_a_damaged_record_harms_no_answer(tmp_path: Path) -> None:
     assert "\x1b" not in json.dumps(document)
 
 
+def test_runs_are_found_by_parameters_and_tags_whatever_others_have(own: Place) -> None:
+    good = run_row(99, parameters='{"a": "Caf\\u00e9 \\ud83d\\ude00 100% \\"x\\\\y\\"", "b": "2"}', tags='["x", "y"]')
+    with closing(open_store(*own)) as store:
+        store.write(batch(*(run_row(n, parameters=text, tags=text[:1]) for n, text in enumerate(ODD, 1)), good))
+    look = Looked(*own)
+    with closing(look.records):
+        for part in ("cAF\u00e9", "\U0001f600", "100%", '"x\\y"', ""):
+            found = look("/api/runs", f"parameter=a%3D{quote(part)}&limit=200")["columns"]["id"]
+            assert good.id in found and (not part or found == [good.id]), part
+        for part in ("CAF\u00c9", "100_", "xx", "2"):  # letters beyond ASCII are those they are
+            assert good.id not in look("/api/runs", f"parameter=a%3D{quote(part)}")["columns"]["id"], part
+        assert look("/api/runs", "tag=y&tag=x")["columns"]["id"] == [good.id]
+        assert look("/api/runs", "tag=X")["columns"]["id"] == []
+
+
 def test_a_store_that_is_not_there(tmp_path: Path) -> None:
     with Asked(tmp_path / "nothing") as asked:
-        response = asked.get("/api/runs")
+        for path in ("/api/runs", "/api/flows"):  # nothing was recorded yet
+            assert asked.json(path)["columns"]["name"] == []
+        response = asked.get(f"/api/runs/{'0' * 32}")
         assert response.status == 404
         assert "there is no run store" in response.json()["error"]["message"]
     assert not os.path.exists(tmp_path / "nothing")
@@ -283,7 +349,7 @@ def test_dead_processes_are_looked_for_now_and_then(example: Path, monkeypatch: 
     from penstock import recovery
 
     looks: list[object] = []
-    monkeypatch.setattr(recovery, "recover", looks.append)
+    monkeypatch.setattr(recovery, "recover", lambda *which: looks.append(which))
     found = Records(example)
     for _ in range(3):
         found.look_for_deaths()

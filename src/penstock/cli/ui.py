@@ -58,8 +58,10 @@ def ui(
         penstock ui --port 8000
     """
     server_module = _server_module()
+    home, url = _place(store)
     wish = server_module.Wish(
-        home=str(_home(store)),
+        home=str(home),
+        url=url,
         host=host,
         port=port,
         socket=None if socket_path is None else str(socket_path),
@@ -88,13 +90,9 @@ def _server_module() -> Any:
         raise click.ClickException(WITHOUT_PACKAGES) from error
 
 
-def _home(store: Path | None) -> Path:
+def _place(store: Path | None) -> tuple[Path, str | None]:
     try:
-        if url_beside(store) is not None:
-            raise click.UsageError(
-                "the runs are in a database (store_url), and the dashboard reads files: name a --store"
-            )
-        return store or settings.home()
+        return store or settings.home(), url_beside(store)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
 

@@ -25,8 +25,9 @@ from typing import Any
 
 from penstock.exceptions import StoreUnavailable
 from penstock.settings.table import without_password
-from penstock.store.base import Batch, KeptRow, OwnerDeclaredDead, RunRow, StoreLocked, StoreMissing
+from penstock.store.base import Batch, KeptRow, LogRow, OwnerDeclaredDead, RunRow, StoreLocked, StoreMissing
 from penstock.store.inserting import clean
+from penstock.store.postgres_doubt import Doubt
 from penstock.store.postgres_inserting import Order, orders_for
 from penstock.store.postgres_link import Link, Lost, Refused, check_version, dialect
 from penstock.store.reading import PAGE, AnswersInSQL
@@ -59,14 +60,17 @@ class PostgresReader(AnswersInSQL):
         with self._one_at_a_time():
             was_connected = self._reader is not None
             try:
-                return self._linked().execute(statement, values)
+                return self._answer(self._linked(), statement, values)
             except Refused:  # what cannot be written is not there
                 return []
             except (Lost, StoreMissing) as error:
                 self._disconnect()
                 if not was_connected or isinstance(error, StoreMissing):
                     raise
-                return self._linked().execute(statement, values)
+                return self._answer(self._linked(), statement, values)
+
+    def _answer(self, link: Link, statement: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
+        return link.execute(statement, values)
 
     def _kept_of(self, root_id: str) -> Iterator[KeptRow]:
         place = ""
@@ -136,6 +140,7 @@ class PostgresStore(PostgresReader):
         self._beaten = -BEAT
         self._silent_until = 0.0
         self._some_are_dead = False
+        self._doubt = Doubt()
 
     def _notice_fork(self) -> None:
         if self._pid != os.getpid():
@@ -155,9 +160,12 @@ class PostgresStore(PostgresReader):
 
     def _write(self, batch: Batch, owners: set[str], patience: float, power: bool, cleaned: bool) -> None:
         orders = orders_for(batch, cleaned=cleaned)
-        with self._transaction(patience, owners, power=power) as (link, to_do):
+        with self._transaction(patience, owners, power=power, lines=batch.logs) as (link, to_do):
             if self._some_are_dead:
                 _refuse_the_dead(link, batch)
+            missing = self._doubt.missing(batch.logs)
+            if missing is not batch.logs:
+                orders = orders_for(batch._replace(logs=missing), cleaned=cleaned)
             to_do += orders
 
     def declare_dead(self, owner: str, now: float, message: str, *, patience: float = 1.0) -> list[str]:
@@ -241,20 +249,27 @@ class PostgresStore(PostgresReader):
 
     @contextmanager
     def _transaction(
-        self, patience: float, owners: set[str] | frozenset[str] = frozenset(), *, power: bool = False
+        self,
+        patience: float,
+        owners: set[str] | frozenset[str] = frozenset(),
+        *,
+        power: bool = False,
+        lines: list[LogRow] | None = None,
     ) -> Iterator[tuple[Link, list[Order]]]:
         """Run the `with` block in a transaction, with everybody else shut out; an exception rolls it back.
 
-        What the block puts into the list is done with the commit, in one round trip.
+        What the block puts into the list is done with the commit, in one round trip. `lines`: log lines among it.
         """
         self._notice_fork()
         with self._using:
             link = self._writable(owners)
             try:
-                self._begin(link, patience)
+                transaction = self._begin(link, patience)
                 orders: list[Order] = [(dialect("to_the_disk"), ())] if power else []
                 yield link, orders
+                self._doubt.begin(str(self._id), transaction, lines or [])
                 link.send([*orders, ("COMMIT", ())])
+                self._doubt.end(lines or [])
             except (StoreLocked, Refused, OwnerDeclaredDead):
                 link.roll_back()
                 raise
@@ -295,13 +310,16 @@ class PostgresStore(PostgresReader):
         for owner in owners:
             link.ask("hold", {"lock": _lock_of(owner)})
 
-    def _begin(self, link: Link, patience: float) -> None:
+    def _begin(self, link: Link, patience: float) -> str:
+        """The number of the transaction."""
         turn = {"patience": max(1, int(1000 * patience)), "lock": _TURN}
-        [(version, _, self._some_are_dead)] = link.ask("take_turn", turn)
+        [(version, store, self._some_are_dead, transaction)] = link.ask("take_turn", turn)
         check_version(version, self._place)
+        self._doubt.settle(link, store)
         if self._owners and monotonic() - self._beaten >= BEAT:
             link.ask("beat", {"owners": json.dumps([*self._owners])})
             self._beaten = monotonic()
+        return str(transaction)
 
     def _close_writer(self) -> None:
         if self._writer is not None:

@@ -68,7 +68,10 @@ SELECT version, store.id, EXISTS (SELECT 1 FROM dead_owners) FROM store;
 BEGIN;
 SET LOCAL lock_timeout = :patience;
 SELECT pg_advisory_xact_lock(:lock);
-SELECT version, store.id, EXISTS (SELECT 1 FROM dead_owners) FROM store;
+SELECT version, store.id, EXISTS (SELECT 1 FROM dead_owners), pg_current_xact_id() FROM store;
+
+-- name: fate
+SELECT pg_xact_status(:transaction::xid8);
 
 -- name: to_the_disk
 -- Only ever more than what the server is set to: it may have to wait for a second machine, too.

@@ -33,17 +33,25 @@ _KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_coun
 _MAKING = 0x70656E73746F636B  # lock of those who make the tables
 _PARAMETER = re.compile(r"(?<!:):(\w+)")
 _COMMENT = re.compile(r"^--.*\n", re.M)
+# What a recursion begins with decides how its texts sort; all of ours do as the tables' do.
 _WORDS = {
     " INDEXED BY root_runs": "",
+    "SELECT :run_id, ''": "SELECT :run_id, '' COLLATE \"C\"",
     "SELECT :run_id": 'SELECT :run_id COLLATE "C"',
     "SELECT :root_id": 'SELECT :root_id COLLATE "C"',
-    "SELECT value FROM json_each": 'SELECT value COLLATE "C" FROM json_each',
+    " LIKE ": " ILIKE ",  # which, of texts that sort by bytes, knows the case of ASCII only, as SQLite does
 }
+_WHOLE = re.compile(r"CAST\((.+) AS INTEGER\)")  # theirs would round
 _EACH = re.compile(r"json_each\((:\w+)\)")
+_ELEMENTS = r'(SELECT value COLLATE "C" AS value FROM json_array_elements_text(\1) AS each (value)) AS elements'
 
 
 class Refused(StoreUnavailable):
     """The server or the driver does not take a value."""
+
+
+class GivenUp(StoreLocked):
+    """A statement took longer than it may, or somebody has stopped it."""
 
 
 class Lost(StoreUnavailable):
@@ -54,11 +62,17 @@ class Lost(StoreUnavailable):
 def dialect(name: str) -> str:
     """The statement of this name, as Postgres and psycopg understand it."""
     files = ("postgres.sql", "queries.sql", "orders.sql", "upkeep.sql")
-    text = next(found[name] for file in files if name in (found := statements(file)))
-    text = _COMMENT.sub("", text)  # a value with a line break would end a comment
+    return translated(next(found[name] for file in files if name in (found := statements(file))))
+
+
+@cache
+def translated(statement: str) -> str:
+    """A statement that was written for SQLite, as Postgres and psycopg understand it."""
+    text = _COMMENT.sub("", statement)  # a value with a line break would end a comment
     for ours, theirs in _WORDS.items():
         text = text.replace(ours, theirs)
-    text = _EACH.sub(r"json_array_elements_text(\1) AS each (value)", text.replace("%", "%%"))
+    text = _WHOLE.sub(r"CAST(floor(\1) AS INTEGER)", text)
+    text = _EACH.sub(_ELEMENTS, text.replace("%", "%%"))
     return _PARAMETER.sub(r"%(\1)s", text)
 
 
@@ -90,6 +104,27 @@ class Link:
                 pass
             return cursor.fetchall() if cursor.description else []
 
+    def look(self, statement: str, parameters: Mapping[str, object], seconds: float) -> list[tuple[Any, ...]]:
+        """As `execute`, of a single statement, which can change nothing and may take so long on the server's clock.
+
+        By the way in which it is sent the server takes one statement only, whatever is in it.
+        """
+        import psycopg
+
+        with self._errors(), psycopg.ClientCursor(self._connection) as cursor:
+            text = cursor.mogrify(statement.encode(), parameters)
+        try:
+            with self._errors(), self._connection.pipeline():
+                self._connection.execute(b"BEGIN READ ONLY")
+                self._connection.execute(f"SET LOCAL statement_timeout = {max(1, int(1000 * seconds))}".encode())
+                found = self._connection.execute(text.encode(), prepare=False)
+                self._connection.execute(b"COMMIT")
+            with self._errors():
+                return found.fetchall()
+        except StoreUnavailable:
+            self.roll_back()
+            raise
+
     def send(self, orders: Sequence[tuple[str, Sequence[object]]]) -> None:
         """Have several statements done, with one wait for all of them."""
         with self._errors(), self._connection.pipeline():
@@ -108,7 +143,8 @@ class Link:
 
     def close(self) -> None:
         if self.pid == os.getpid():
-            _links.pop(self._descriptor, None)
+            if _links.get(self._descriptor) is self:  # else it is another one's by now
+                del _links[self._descriptor]
             with suppress(StoreUnavailable), self._errors():
                 self._connection.close()
         else:
@@ -185,7 +221,7 @@ def _setup(writing: bool) -> bytes:
     settings |= {"search_path": "penstock", "default_transaction_isolation": "'read committed'"}
     settings |= {"standard_conforming_strings": "on", "bytea_output": "hex"}
     # Our queries go along indexes, from row to row. The server believes that a tree has more runs than there are
-    # altogether, and would read and compile for ever.
+    # altogether, and would read and compile for ever, or read through all runs there are, with several processors.
     settings |= {"jit": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
     if writing:
         settings |= {
@@ -194,6 +230,7 @@ def _setup(writing: bool) -> bytes:
         }
     else:
         settings |= {"statement_timeout": f"'{LONGEST_READ}s'", "default_transaction_read_only": "on"}
+        settings |= {"enable_seqscan": "off", "max_parallel_workers_per_gather": 0}
     return "; ".join(f"SET {name} = {value}" for name, value in settings.items()).encode()
 
 
@@ -207,7 +244,9 @@ def _as_unavailable(place: str) -> Iterator[None]:
         raise StoreUnavailable(f'{place} needs psycopg. Type: pip install "penstock[postgres]"') from error
     try:
         yield
-    except (errors.LockNotAvailable, errors.DeadlockDetected, errors.QueryCanceled) as error:
+    except errors.QueryCanceled as error:
+        raise GivenUp(f"{place}: {_said(error)}") from error
+    except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
         raise StoreLocked(f"{place}: {_said(error)}") from error
     except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
         raise StoreMissing(f"{place}: the tables of the run store are gone") from error

@@ -26,15 +26,23 @@ from penstock.ui.records import Records
 from penstock.ui.routes import ACTION, ASSET, HEALTH, IN_PATH, LIVE, PAGE, READ, Found
 
 READING, WATCHING = 4, 2  # threads
+LONGEST_LINE, LONGEST_ANSWER = 1.0, 5.0  # seconds on the clock
 Made = TypeVar("Made")
 
 
 class Dashboard:
     """An ASGI application. `files`: the front end, by path."""
 
-    def __init__(self, home: str, rules: Rules, files: Mapping[str, File], actions: Actions | None = None) -> None:
-        self._records = Records(home)
-        self._watching = Records(home)  # streams look often: pages do not stand in line behind them
+    def __init__(
+        self,
+        home: str,
+        rules: Rules,
+        files: Mapping[str, File],
+        actions: Actions | None = None,
+        url: str | None = None,
+    ) -> None:
+        self._records = Records(home, url)
+        self._watching = Records(home, url)  # streams look often: pages do not stand in line behind them
         self._files = files
         self._actions = actions
         self._reading = ThreadPoolExecutor(READING, "penstock-ui-read")
@@ -48,7 +56,7 @@ class Dashboard:
             LIVE: self._live,
             ACTION: self._act,
         }
-        self.guarded = Guard(self, rules)
+        self.guarded = Guard(self, rules, self._lost)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -82,7 +90,21 @@ class Dashboard:
         self._watching.close()
 
     async def _in_thread(self, function: Callable[..., Made], *arguments: Any) -> Made:
-        return await asyncio.get_running_loop().run_in_executor(self._reading, function, *arguments)
+        """What it returns. Raises `Refusal` if it is not begun soon, or takes long.
+
+        What was begun has more time than what stands in line: each of its statements has its own limit, and on a busy
+        machine it would be refused although it is nearly done.
+        """
+        work = self._reading.submit(function, *arguments)
+        answer = asyncio.wrap_future(work)
+        for patience in (LONGEST_LINE, LONGEST_ANSWER - LONGEST_LINE):
+            await asyncio.wait((answer,), timeout=patience)
+            if answer.done():
+                return answer.result()
+            if work.cancel():  # not of what runs: it goes on to its end, which nobody waits for
+                break
+        answer.cancel()
+        raise Refusal(503, "this would take too long now", "ask again in a moment", **{"retry-after": "2"})
 
     async def _in_other_thread(self, function: Callable[..., Made], *arguments: Any) -> Made:
         return await asyncio.get_running_loop().run_in_executor(self._following, function, *arguments)
@@ -91,6 +113,11 @@ class Dashboard:
 
     async def _page(self, request: Request, found: Found) -> Response:
         return _file(at_depth(self._files["/index.html"], request.scope["raw_path"].decode("ascii")), "no-cache")
+
+    async def _lost(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The page, which says that there is nothing at this address."""
+        file = at_depth(self._files["/index.html"], scope["raw_path"].decode("ascii"))
+        await _file(file, "no-cache", 404)(scope, receive, send)
 
     async def _asset(self, request: Request, found: Found) -> Response:
         file = self._files.get(request.scope["raw_path"].decode("ascii"))
@@ -186,8 +213,8 @@ def _json(document: Mapping[str, Any], status: int = 200) -> Response:
     return Response(live.as_json(document), status, {"cache-control": "no-store"}, "application/json")
 
 
-def _file(file: File, caching: str) -> Response:
-    return Response(file.content, 200, {"cache-control": caching, "content-type": file.kind})
+def _file(file: File, caching: str, status: int = 200) -> Response:
+    return Response(file.content, status, {"cache-control": caching, "content-type": file.kind})
 
 
 class _Stream(StreamingResponse):

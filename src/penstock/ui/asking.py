@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, unquote
 LONGEST_TEXT = 1_000
 LONGEST_QUERY = 8_000
 MOST_VALUES = 20
+LARGEST_WHOLE = 2**63 - 1  # of stores
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 Asked = Mapping[str, Any]
@@ -118,7 +119,8 @@ def whole(least: int, most: int, default: int | None) -> Parameter:
             raise ValueError
         return min(number, most)
 
-    return Parameter(f"a whole number, at least {least}", parse, default)
+    end = f", at most {most} (beyond that it is {most})" if most <= 10_000 else ""
+    return Parameter(f"a whole number, at least {least}{end}", parse, default)
 
 
 def one_of(*names: str, default: str | None = None, needed: bool = False) -> Parameter:
@@ -162,4 +164,8 @@ def from_cursor(given: str) -> tuple[float | str | None, str]:
     value, run_id = json.loads(base64.urlsafe_b64decode(given + "=" * (-len(given) % 4)))
     if isinstance(value, bool) or not isinstance(value, int | float | str | None):
         raise ValueError
+    if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+        raise ValueError
+    if isinstance(value, str):
+        value.encode()  # half a character is a ValueError, as it would be for the store
     return value, _run_id(run_id)

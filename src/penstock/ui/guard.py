@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +37,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LARGEST_HEAD, LARGEST_BODY = 16 * 2**10, 64 * 2**10
 LONGEST_TARGET = 2_000
-AT_ONCE = {READ: 64, ACTION: 4, LIVE: 16}
+AT_ONCE = 64  # requests that are answered at the same time
+AT_ONCE_OF_KIND = {ACTION: 4, LIVE: 48}  # of them; so there are always some left for who asks once
+AT_ONCE_OF_ONE = {LIVE: 16}  # address of a client
 PRIVATE = frozenset({READ, LIVE, ACTION})  # kinds of routes that need the token
 BROWSED = frozenset({PAGE, ASSET, HEALTH})  # kinds that somebody may type into the address bar
 KNOWN = PRIVATE | BROWSED
@@ -76,15 +80,19 @@ class Rules:
     token: str | None
     actions: bool = False
     proxied: frozenset[str] = frozenset()
-    busy: dict[str, int] = field(default_factory=dict)
+    busy: Counter[Hashable] = field(default_factory=Counter)
 
 
 class Guard:
-    """An ASGI application in front of `app`, which finds what was asked for in `scope["penstock"]`."""
+    """An ASGI application in front of `app`, which finds what was asked for in `scope["penstock"]`.
 
-    def __init__(self, app: App, rules: Rules) -> None:
+    `lost`: what shows somebody that there is nothing at an address which was opened in a browser.
+    """
+
+    def __init__(self, app: App, rules: Rules, lost: App) -> None:
         self._app = app
         self._rules = rules
+        self._lost = lost
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -98,15 +106,25 @@ class Guard:
         try:
             found = check(scope, self._rules)
             scope["penstock"] = found
-            with _Place(self._rules, found.route.kind):
+            with _place(self._rules.busy, found.route.kind, _address(scope)):
                 await self._app(scope, receive, send)
         except Refusal as refusal:
-            await refuse(refusal, send)
+            if refusal.status == 404 and _is_opened(scope):
+                await self._lost(scope, receive, send)
+            else:
+                await refuse(refusal, send)
+
+
+def _is_opened(scope: Scope) -> bool:
+    """Whether somebody looks at what is answered, and not a program."""
+    headers = scope["headers"]
+    opened = ((b"sec-fetch-mode", b"navigate"), (b"sec-fetch-dest", b"document"))
+    return scope["method"] == "GET" and all(one in headers for one in opened)
 
 
 def check(scope: Scope, rules: Rules) -> Found:
     """What was asked for. Raises `Refusal`."""
-    if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEAD:
+    if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > LARGEST_HEAD:
         raise Refusal(431, "the headers are too large")
     headers = _Headers(scope["headers"])
     host = _host(headers, rules)
@@ -222,22 +240,29 @@ def _body(headers: _Headers, route: Route) -> None:
             raise Refusal(415, "the body must be application/json")
 
 
-class _Place:
-    """One of the places that there are for requests of a kind."""
-
-    def __init__(self, rules: Rules, kind: str) -> None:
-        self._busy = rules.busy
-        self._kind = kind
-
-    def __enter__(self) -> None:
-        most = AT_ONCE.get(self._kind)
-        if most is not None and self._busy.get(self._kind, 0) >= most:
+@contextmanager
+def _place(busy: Counter[Hashable], kind: str, address: str) -> Iterator[None]:
+    """A place among those who are answered at the same time. Raises `Refusal` if there is none."""
+    limits: list[tuple[Hashable, int | None, int]] = [
+        ("all", AT_ONCE, 503),
+        (kind, AT_ONCE_OF_KIND.get(kind), 429),
+        ((kind, address), AT_ONCE_OF_ONE.get(kind), 429),
+    ]
+    for whose, most, status in limits:
+        if most is not None and busy[whose] >= most:
             message = f"{most} of these are answered at the same time"
-            raise Refusal(429, message, "close other tabs", **{"retry-after": "2"})
-        self._busy[self._kind] = self._busy.get(self._kind, 0) + 1
+            raise Refusal(status, message, "close other tabs", **{"retry-after": "2"})
+    mine = Counter(whose for whose, *_ in limits)
+    busy += mine
+    try:
+        yield
+    finally:
+        busy -= mine  # this also forgets those who have none any more
 
-    def __exit__(self, *_: object) -> None:
-        self._busy[self._kind] -= 1
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else "this machine"
 
 
 def _with_headers(send: Send) -> Send:

@@ -26,7 +26,8 @@ from penstock.ui.routes import VIEWS, Answer
 PAUSE = 0.5  # seconds between two looks, at least
 REST = 9  # times what a look has cost
 BEAT = 15.0  # seconds of silence
-MOVING = 1.0  # seconds after which a picture whose right edge is now is drawn again, whatever was written
+MOVING = 1.0  # seconds after which a picture whose right edge is now is drawn again, although nothing was written
+STILL = 99  # times what drawing it has cost, at least
 BACK = 2_000  # numbers of lines that are looked at again
 PAGES = 10  # of lines, at one look
 MOVES = frozenset({"timeline"})
@@ -49,8 +50,8 @@ def view_of(query: str) -> View:
     name = asking.parsed("view", _view_names, names[0])
     answer, parameters = VIEWS[name]
     asked = asking.read(query, {"view": _view_names, **parameters})
-    if name == "logs" and asked["after"] is None:
-        raise asking.Refused("after is missing: the number of the last line that is known")
+    if name == "logs" and (asked["before"], asked["around"]) != (None, None):
+        raise asking.Refused("a log is followed after a line, or from its last lines on")
     return View(name, answer, asked)
 
 
@@ -76,7 +77,9 @@ class Stream:
         self._last: bytes = b""
         self._version: object = None
         self._looked = 0.0
-        self._after: int = view.asked["after"] if view.name == "logs" else 0
+        self._cost = 0.0  # of the last answer, in seconds
+        self._after: int | None = view.asked.get("after") if view.name == "logs" else 0
+        self._known = self._after or 0  # up to there the page has the lines
         self._sent: set[int] = set()  # numbers of lines, the latest
         self._is_behind = False  # there is more than one look may hand out, or count
 
@@ -106,17 +109,19 @@ class Stream:
             version = self._records.version()
             if version == self._version and not self._has_moved():
                 return [], False
+            began = time.monotonic()
             # The run is looked at first: all that belongs to it was recorded before its end was.
             run = self._run()
             found = self._lines(run) if run is not None and self._view.name == "logs" else self._document()
             self._version, self._looked = None if self._is_behind else version, time.monotonic()
+            self._cost = self._looked - began
             return found, run is not None and run.ended is not None and not self._is_behind
         except (StoreUnavailable, LookupError) as error:
             self._version = None
             return self._changed("problem", as_json(problem(503, str(error)))), isinstance(error, LookupError)
 
     def _has_moved(self) -> bool:
-        return self._view.name in MOVES and time.monotonic() - self._looked > MOVING
+        return self._view.name in MOVES and time.monotonic() - self._looked > max(MOVING, STILL * self._cost)
 
     def _run(self) -> RunRow | None:
         run_id = self._view.asked.get("id")
@@ -135,10 +140,12 @@ class Stream:
 
     def _lines(self, run: RunRow) -> list[bytes]:
         """Also those that were there before their runs were, and so could not be found by the look before."""
+        if self._after is None:
+            return self._last_lines()
         search = logs.Search(self._records, run, self._view.asked)
         found: list[bytes] = []
         seen: set[int] = set()
-        at = max(self._view.asked["after"], self._after - BACK)
+        at = max(self._known, self._after - BACK)
         while at < search.last and len(found) < PAGES:
             page = search.after(at, self._view.asked["limit"])
             at = max(page.upto, at)
@@ -148,6 +155,12 @@ class Stream:
                 found.append(event("lines", as_json(document(columns=logs.as_columns(fresh), after=at))))
         self._sent, self._after, self._is_behind = seen, max(at, self._after), at < search.last
         return found
+
+    def _last_lines(self) -> list[bytes]:
+        """To begin with, for a page that has no lines yet."""
+        page = logs.answer(self._records, self._view.asked)
+        self._after = self._known = page["last"]
+        return [event("document", as_json(page))]
 
 
 def _is_whole(document: Mapping[str, Any]) -> bool:

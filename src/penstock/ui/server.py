@@ -1,13 +1,9 @@
-"""Starting the dashboard: sockets on this machine, the address to open, and uvicorn between the two.
-
-The only module that knows uvicorn.
-"""
+"""Starting the dashboard: what is refused, sockets on this machine, and the address to open."""
 
 from __future__ import annotations
 
 import errno
 import ipaddress
-import logging
 import os
 import secrets
 import socket
@@ -17,19 +13,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-import h11
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
 from penstock.exceptions import ConfigurationError
 from penstock.ui.actions import Actions
 from penstock.ui.app import Dashboard
 from penstock.ui.front import File, NotBuilt, files
-from penstock.ui.guard import HEADERS, Rules
+from penstock.ui.guard import Rules
+from penstock.ui.wire import QUEUE, Wire
 
 LOOPBACK = ("127.0.0.1", "::1")
 LEAST_BITS, LEAST_DIFFERENT = 128, 8
-CONNECTIONS = 128
 TRIES = 20  # of ports that are free in one kind of addresses and taken in the other
 
 
@@ -38,6 +30,7 @@ class Wish:
     """How the dashboard is to be started."""
 
     home: str
+    url: str | None = None  # of a database, in place of the store in `home`
     host: str | None = None  # None: both addresses of this machine for itself
     port: int = 0  # 0: one that is free
     socket: str | None = None  # path of a Unix socket, in place of host and port
@@ -113,7 +106,7 @@ def _bound(host: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         made.bind((host, port))
-        made.listen(CONNECTIONS)
+        made.listen(QUEUE)
     except BaseException:
         made.close()
         raise
@@ -130,7 +123,7 @@ def _unix(path: str) -> socket.socket:
     before = os.umask(0o177)
     try:
         made.bind(path)
-        made.listen(CONNECTIONS)
+        made.listen(QUEUE)
     except BaseException:
         made.close()
         raise
@@ -140,7 +133,8 @@ def _unix(path: str) -> socket.socket:
 
 
 def hosts(wish: Wish, bound: Sequence[socket.socket]) -> frozenset[str]:
-    """What a Host header may be: the addresses as they are typed, with their port."""
+    """What a Host header may be: the addresses as they are typed, with their port. A name that was allowed may also be
+    without: a proxy has the port of its scheme, which browsers leave out."""
     names = [*wish.allow_host]
     port = 80
     for one in bound:
@@ -151,7 +145,7 @@ def hosts(wish: Wish, bound: Sequence[socket.socket]) -> frozenset[str]:
         names += [f"[{address}]" if ":" in address else address, "localhost"]
     return frozenset(
         [f"{name}:{port}" for name in names if not _has_port(name)]
-        + [name for name in names if _has_port(name) or port == 80]
+        + [name for name in names if _has_port(name) or port == 80 or name in wish.allow_host]
     )
 
 
@@ -172,17 +166,6 @@ def address_of(wish: Wish, bound: Sequence[socket.socket], token: str | None) ->
 # --- the server ---
 
 
-class _Protocol(H11Protocol):
-    """Also what is no HTTP at all is answered with our headers."""
-
-    def send_400_response(self, msg: str) -> None:
-        kind = (b"content-type", b"text/plain; charset=utf-8")
-        head = h11.Response(status_code=400, headers=[kind, (b"connection", b"close"), *HEADERS], reason=b"Bad Request")
-        for event in (head, h11.Data(data=msg.encode("ascii", "replace")), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
-
-
 class Server:
     """The dashboard, bound and ready. `serve` returns when it was stopped, by a signal or by `stop`."""
 
@@ -194,7 +177,7 @@ class Server:
         self._sockets = sockets(wish)
         self.hosts = hosts(wish, self._sockets)
         self.address = address_of(wish, self._sockets, self.token)
-        self._uvicorn: uvicorn.Server | None = None
+        self._wire: Wire | None = None
         self._stopped = threading.Event()
 
     @property
@@ -217,52 +200,18 @@ class Server:
     def stop(self) -> None:
         """From any thread."""
         self._stopped.set()
-        if self._uvicorn is not None:
-            self._uvicorn.should_exit = True
+        if self._wire is not None:
+            self._wire.should_exit = True
 
     def _run(self, ready: Callable[[], None]) -> None:
         proxied = frozenset(host for host in self.hosts if host.rpartition(":")[0] in self._wish.allow_host)
         rules = Rules(self.hosts, self.token, self._wish.allow_actions, proxied | {*self._wish.allow_host})
-        actions = Actions(self._wish.home) if self._wish.allow_actions else None
-        dashboard = Dashboard(self._wish.home, rules, self._front, actions)
-        server = _Uvicorn(dashboard, ready, self._let_go)
-        self._uvicorn = server
+        actions = Actions(self._wish.home, self._wish.url) if self._wish.allow_actions else None
+        dashboard = Dashboard(self._wish.home, rules, self._front, actions, self._wish.url)
+        server = Wire(dashboard, ready, self._let_go)
+        self._wire = server
         if not self._stopped.is_set():
             server.run(self._sockets)
-
-
-class _Uvicorn(uvicorn.Server):
-    def __init__(self, dashboard: Dashboard, ready: Callable[[], None], let_go: Callable[[], None]) -> None:
-        config = uvicorn.Config(
-            dashboard.guarded,
-            loop="asyncio",
-            http=_Protocol,
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            log_level=logging.WARNING,
-            access_log=False,  # nobody is to find there who has looked at what
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=20,
-            timeout_graceful_shutdown=2,
-            h11_max_incomplete_event_size=16 * 2**10,
-        )
-        super().__init__(config)
-        self._dashboard = dashboard
-        self._ready = ready
-        self._let_go = let_go
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._dashboard.stop()
-        await super().shutdown(sockets)
-        self._let_go()  # now: after this the signal is sent again, which may be the end of the process
 
 
 __all__ = ["NotBuilt", "Server", "Wish", "check"]

@@ -1,8 +1,9 @@
--- The queries of the dashboard, beside those of the store's queries.sql and in the same style.
+-- The queries of the dashboard, beside those of the store's queries.sql and in the same style; for both stores, but for
+-- what is in views_postgres.sql.
 -- {parents} stands for the first of them: the run itself and all below it that have called others, so that
 -- `FROM parents JOIN runs ON runs.parent_id = parents.id` is everything below a run. Most runs call nothing, and finding
 -- that out first is a third faster than to walk over each of them. `place`: names of the flows around what they have
--- called, each followed by a slash.
+-- called, each followed by a slash. The OFFSET keeps Postgres from looking for all parents that there are in the store.
 
 -- name: parents
 WITH RECURSIVE parents (id, place) AS (
@@ -10,7 +11,7 @@ WITH RECURSIVE parents (id, place) AS (
     UNION ALL
     SELECT runs.id, CASE runs.kind WHEN 'flow' THEN parents.place || runs.name || '/' ELSE parents.place END
     FROM parents JOIN runs ON runs.parent_id = parents.id
-    WHERE EXISTS (SELECT 1 FROM runs AS child WHERE child.parent_id = runs.id)
+    WHERE EXISTS (SELECT 1 FROM runs AS child WHERE child.parent_id = runs.id LIMIT 1 OFFSET 0)
 )
 
 -- name: groups
@@ -71,7 +72,13 @@ WHERE attempts > 1 AND ended IS NOT NULL;
 SELECT runs.* FROM page JOIN runs ON runs.id = page.id ORDER BY page.created, page.id;
 
 -- name: attempts_of
-SELECT * FROM attempts WHERE run_id IN (SELECT value FROM json_each(:ids)) ORDER BY run_id, number;
+-- As the view of this name has them; Postgres would make all of that first.
+SELECT * FROM earlier_attempts WHERE run_id IN (SELECT value FROM json_each(:ids))
+UNION ALL
+SELECT id, attempts, attempt_started, ended, state_name, error_type, error, traceback FROM runs
+WHERE id IN (SELECT value FROM json_each(:ids)) AND attempts > 0
+  AND NOT EXISTS (SELECT 1 FROM earlier_attempts WHERE run_id = runs.id AND number = runs.attempts)
+ORDER BY run_id, number;
 
 -- name: tasks
 -- A page: SORT stands for one of a few expressions, AFTER for a comparison, DIRECTION for asc or desc.
@@ -80,7 +87,7 @@ SELECT SORT, place, runs.* FROM parents JOIN runs ON runs.parent_id = parents.id
 WHERE (:name IS NULL OR name = :name)
   AND (:group IS NULL OR place || name || CASE kind WHEN 'flow' THEN '/' ELSE '' END = :group)
   AND (:states = '[]' OR EXISTS (
-        SELECT 1 FROM json_each(:states) WHERE value COLLATE NOCASE IN (status, state_name)))
+        SELECT 1 FROM json_each(:states) WHERE lower(value) IN (lower(status), lower(state_name))))
   AND (:text IS NULL OR name LIKE :text ESCAPE '\' OR run_name LIKE :text ESCAPE '\' OR message LIKE :text ESCAPE '\'
        OR parameters LIKE :json_text ESCAPE '\' OR error_type LIKE :text ESCAPE '\' OR error LIKE :text ESCAPE '\')
   AND (:id IS NULL OR (SORT, runs.id) AFTER (:value, :id))
@@ -113,7 +120,7 @@ WHERE runs.parent_id = :parent_id AND edges.upstream_id = :run_id
 ORDER BY runs.created, runs.id LIMIT :limit;
 
 -- name: last_child
-SELECT * FROM runs WHERE parent_id = :run_id AND started IS NOT NULL ORDER BY ended DESC, id DESC LIMIT 1;
+SELECT * FROM runs WHERE parent_id = :run_id AND started IS NOT NULL AND ended IS NOT NULL ORDER BY ended DESC, id DESC LIMIT 1;
 
 -- name: before
 -- The last that its caller had called before, if it was over by then.
@@ -140,7 +147,7 @@ WHERE parent_id IS NULL
   AND (:until IS NULL OR created < :until)
   AND (:created IS NULL OR (created, id) < (:created, :id))
   AND (:states = '[]' OR EXISTS (
-        SELECT 1 FROM json_each(:states) WHERE value COLLATE NOCASE IN (status, state_name)))
+        SELECT 1 FROM json_each(:states) WHERE lower(value) IN (lower(status), lower(state_name))))
   AND (:tags = '[]' OR CASE WHEN json_valid(tags) THEN NOT EXISTS (
         SELECT 1 FROM json_each(:tags) WHERE value NOT IN (SELECT value FROM json_each(tags))) END)
   AND (:text IS NULL OR name LIKE :text ESCAPE '\' OR run_name LIKE :text ESCAPE '\' OR message LIKE :text ESCAPE '\'

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from importlib.metadata import version
 
-from penstock import settings
+from penstock import settings, storing
 from penstock.exceptions import ConfigurationError
 from penstock.settings import reference
 from penstock.store.opening import SCHEMA_VERSION
@@ -20,8 +20,8 @@ _USER = re.compile(r"(?<=://)[^/@\s]*(?=@)")
 def answer(records: Records, asked: Asked) -> Document:
     return document(
         version=version("penstock"),
-        home=line(records.home),
-        store="sqlite",
+        home=line(storing.name_of(records.home, records.url)),
+        store="sqlite" if records.url is None else "postgres",
         store_schema=SCHEMA_VERSION,
         actions=False,
         nonce=None,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from penstock.store.base import RunRow
 from penstock.ui.answers import groups
-from penstock.ui.answers.documents import Document, document, group_id, line, pairs, parameters, table
+from penstock.ui.answers.documents import Document, document, group_id, info, line, parameters, table
 from penstock.ui.answers.run import facts, outcome
 from penstock.ui.asking import Asked
 from penstock.ui.records import THOROUGH, Records
@@ -59,7 +59,7 @@ def _contents(records: Records, run: RunRow) -> dict[str, Content]:
 
 def _info(run: RunRow) -> dict[str, str]:
     known = {"flow": line(run.key) or "", "version": line(run.version) or "", "tags": line(run.tags) or ""}
-    return {**known, **dict(pairs(run.info))}
+    return {**known, **dict(info(run))}
 
 
 def _pairs(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[tuple[str, str | None, str | None, bool]]:

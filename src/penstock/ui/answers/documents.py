@@ -75,6 +75,11 @@ def pairs(text: str | None) -> list[tuple[str, str]]:
     return [(line(name) or "", line(value, LONG) or "") for name, value in found.items()]
 
 
+def info(row: RunRow) -> list[tuple[str, str]]:
+    """Where and how it ran. The parameters that are kept there, for running it again, are shown as such."""
+    return [(name, value) for name, value in pairs(row.info) if name != "parameters"]
+
+
 def parameters_line(row: RunRow) -> str | None:
     return line(", ".join(f"{name}={value}" for name, value in parameters(row)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,13 +16,13 @@ from penstock.ui.records import Records, TookTooLong
 LOOKED_AT = 2_000  # root runs
 MOST_TASKS = 100
 MOST_CELLS = 4_000
-COUNTING = 0.06  # seconds of a processor that counting may take in one answer
+COUNTING = 0.06  # seconds, by the clock of the records, that counting may take in one answer
 WORST_FIRST = ("crashed", "failed", "cancelled", "blocked", "running", "waiting", "pending", "completed", "cached")
 
 
 def answer(records: Records, asked: Asked) -> Document:
     records.look_for_deaths()
-    rows = records.ask("names_of_roots", limit=LOOKED_AT)
+    rows = records.ask_roots("names_of_roots", limit=LOOKED_AT)
     flows: dict[str, list[tuple[Any, ...]]] = {}
     for row in rows:
         flows.setdefault(row[0], []).append(row)
@@ -96,9 +95,9 @@ def _run(row: RunRow) -> tuple[Any, ...]:
 
 def _counted(records: Records, rows: Sequence[RunRow]) -> Iterator[list[groups.Group]]:
     """The latest of them, as many as there is time for; the next answer goes on."""
-    until = time.thread_time() + COUNTING
+    until = records.clock() + COUNTING
     for row in rows:
-        if time.thread_time() > until and not records.remembers(row, ("groups",)):
+        if records.clock() > until and not records.remembers(row, ("groups",)):
             return
         try:
             yield groups.of(records, row)

@@ -7,7 +7,6 @@ is handed out, and where to go on.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from penstock.ui.asking import Asked, Refused
 from penstock.ui.records import THOROUGH, Records, TookTooLong
 
 FIRST_SPAN, LARGEST_SPAN = 5_000, 40_000  # numbers that are looked through at once
-SEARCHING = 0.15  # seconds of a processor for one answer, but for the first span
+SEARCHING = 0.15  # seconds, by the clock of the records, for one answer, but for the first span
 LARGEST = 150_000  # characters of all messages in one answer
 LONGEST = 4_000  # of one
 
@@ -53,7 +52,7 @@ class Search:
 
     def __init__(self, records: Records, run: RunRow, asked: Asked) -> None:
         self._records = records
-        self._until = time.thread_time() + SEARCHING
+        self._until = self._records.clock() + SEARCHING
         self.first, self.last = _bounds(records, run)
         level = logging.getLevelNamesMapping()[asked["level"].upper()] if asked["level"] else 0
         self._filters = {
@@ -74,7 +73,7 @@ class Search:
             lines += page
             at = page[-1].number if len(lines) == limit else upto
             span = min(2 * span, LARGEST_SPAN)
-            if time.thread_time() > self._until and len(lines) < limit and at < self.last:
+            if self._records.clock() > self._until and len(lines) < limit and at < self.last:
                 return Found(lines, at, False)
         return _cut(lines, at)
 
@@ -88,7 +87,7 @@ class Search:
             lines += page
             at = page[-1].number if len(lines) == limit else downto
             span = min(2 * span, LARGEST_SPAN)
-            if time.thread_time() > self._until and len(lines) < limit and at > self.first:
+            if self._records.clock() > self._until and len(lines) < limit and at > self.first:
                 return Found(lines[::-1], at, False)
         found = _cut(lines, at)
         return found._replace(lines=found.lines[::-1])

@@ -19,8 +19,8 @@ from penstock.ui.answers.documents import (
     error,
     fate,
     finite,
+    info,
     line,
-    pairs,
     parameters,
     table,
     tags,
@@ -54,7 +54,7 @@ def header(records: Records, run: RunRow, found: Sequence[groups.Group]) -> Docu
         "outcome": outcome(run, found),
         "parents": table("id title kind", _parents(records, run)),
         "parameters": table("name value", parameters(run)),
-        "info": table("name value", pairs(run.info)),
+        "info": table("name value", info(run)),
     }
 
 

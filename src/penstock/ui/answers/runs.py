@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from penstock.ui.answers.documents import (
 from penstock.ui.asking import Asked, as_cursor
 from penstock.ui.records import Records, TookTooLong
 
-COUNTING = 0.06  # seconds of a processor that counting the tasks of the runs may take in one answer
+COUNTING = 0.06  # seconds, by the clock of the records, that counting the tasks of the runs may take in one answer
 _COLUMNS = "id kind name run_name state status fate created started ended tags message error parameters resumed_from"
 
 
@@ -45,9 +44,9 @@ def _found(records: Records, asked: Asked, limit: int) -> list[RunRow]:
     patterns = as_parameters({**wanted, "since": asked["since"], "until": asked["until"]})
     name, value = asked["parameter"] or (None, None)
     created, last = asked["after"] or (None, None)
-    place: dict[str, Any] = {"created": created, "id": last, "parameter": name, "value": value and _part(value)}
+    place: dict[str, Any] = {"created": created, "id": last, "parameter": name, "value": _part(value) if value else "%"}
     del patterns["below"], patterns["kind"]
-    rows = [RunRow._make(row) for row in records.ask("root_runs", limit=limit, **patterns, **place)]
+    rows = [RunRow._make(row) for row in records.ask_roots("root_runs", limit=limit, **patterns, **place)]
     return [shown for row in rows if (shown := records.reader.get(row.id)) is not None] if _unfinished(rows) else rows
 
 
@@ -83,7 +82,7 @@ def _cells(row: RunRow) -> tuple[Any, ...]:
 def _tasks(records: Records, rows: Sequence[RunRow]) -> dict[str, list[int | None]]:
     """How many tasks by what has become of them. Where there was no time to count them, null: the next answer goes on,
     for those of runs that have ended are counted once."""
-    until = time.thread_time() + COUNTING
+    until = records.clock() + COUNTING
     counted = [_counted(records, row, until) for row in rows]
     return {
         name: [None if numbers is None else numbers.get(name, 0) for numbers in counted] for name in (*FATES, "retried")
@@ -91,7 +90,7 @@ def _tasks(records: Records, rows: Sequence[RunRow]) -> dict[str, list[int | Non
 
 
 def _counted(records: Records, row: RunRow, until: float) -> dict[str, int] | None:
-    if time.thread_time() > until and not records.remembers(row, ("groups",)):
+    if records.clock() > until and not records.remembers(row, ("groups",)):
         return None
     try:
         return tallies.total(groups.tallied(groups.of(records, row)), "task").numbers

@@ -29,7 +29,7 @@ SORTS = {
     "attempts": "attempts",
 }
 _TEXTS = ("name", "state")  # sorts by texts; the others are by numbers
-_STATES = {"blocked": ["UpstreamFailed"], **{name: [name.upper()] for name in tallies.FATES if name != "cached"}}
+_STATES = {**{name: [name.upper()] for name in tallies.FATES if name != "cached"}, "blocked": ["UpstreamFailed"]}
 _COLUMNS = (
     "id kind name run_name place group state status fate attempts created started ended duration parameters error"
     " parent_id"
