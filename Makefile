@@ -23,11 +23,12 @@ test: $(VENV)/.dev ui ## run the tests, on all cores
 again: $(VENV)/.dev ## run the tests that failed the last time, one after the other
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
-check: $(VENV)/.dev ## lint, formatting and both type checkers
+check: $(VENV)/.dev ## lint, formatting and both type checkers; the front end's, too, if it was built here
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	test ! -d ui/node_modules || $(BIN)/python hatch_build.py check
 
 bench: $(VENV)/.dev ## measure the cost budgets, as a Markdown table
 	$(BIN)/python -m benchmarks

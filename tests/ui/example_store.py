@@ -1,4 +1,4 @@
-"""A store in which much has happened, made by real flows: `python tests/ui/example_store.py DIRECTORY [--large]`.
+"""A store in which much has happened, made by real flows: `python tests/ui/example_store.py DIRECTORY`.
 
 For looking at the dashboard by hand, and for its tests. Everything in it is recorded by the engine as usual.
 """
@@ -15,8 +15,6 @@ from penstock import allow_failure, flow, get_run_logger, runtime, tags, task
 from penstock.cache_policies import INPUTS
 from penstock.settings import temporary_settings
 from penstock.task_runners import ThreadPoolTaskRunner
-
-LARGE, LOUD, LINES_EACH = 100_000, 50_000, 20
 
 
 @task(persist_result=True)
@@ -99,13 +97,6 @@ def step(number: int, after: object = None) -> int:
     return number
 
 
-@task
-def say(number: int) -> None:
-    logger = get_run_logger()
-    for line in range(LINES_EACH):
-        logger.log(logging.WARNING if line % 10 == 9 else logging.INFO, "task %d says line %d", number, line)
-
-
 @flow
 def wide(number: int = 2_000) -> int:
     """Maps over many; a few fail, which nobody minds."""
@@ -116,20 +107,8 @@ def wide(number: int = 2_000) -> int:
     return sum(future.state.is_completed() for future in [*first, *second])
 
 
-@flow
-def large(number: int = LARGE) -> int:
-    futures = step.map(range(number))
-    futures.wait()
-    return sum(future.state.is_completed() for future in futures)
-
-
-@flow
-def loud(number: int = LOUD) -> None:
-    say.map(range(number)).wait()
-
-
-def make(directory: str | os.PathLike[str], *, also_large: bool = False, width: int = 2_000) -> None:
-    """Record into the store in `directory`: several flows, one run of `width` tasks; with `also_large`, huge ones."""
+def make(directory: str | os.PathLike[str], *, width: int = 2_000) -> None:
+    """Record into the store in `directory`: several flows, one run of `width` tasks."""
     with temporary_settings({"home": str(directory), "logging_level": "DEBUG", "progress": "off"}):
         for day in ("monday", "tuesday", "wednesday"):
             with tags("nightly", day):
@@ -138,18 +117,14 @@ def make(directory: str | os.PathLike[str], *, also_large: bool = False, width: 
             broken(return_state=True)
         wide.with_options(task_runner=ThreadPoolTaskRunner(max_workers=8))(width)
         etl("monday")
-        if also_large:
-            large.with_options(task_runner=ThreadPoolTaskRunner(max_workers=8))(LARGE)
-            loud.with_options(task_runner=ThreadPoolTaskRunner(max_workers=8))(LOUD)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--large", action="store_true", help="also a run of 100,000 tasks, and one of a million lines")
     given = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
-    make(given.directory, also_large=given.large)
+    make(given.directory)
 
 
 if __name__ == "__main__":

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
 
 import pytest
@@ -46,10 +42,12 @@ def every_page(site: Site) -> dict[str, str]:
     tasks = site.ask(f"/api/runs/{run}/tasks?limit=200")["columns"]
     failed = tasks["id"][tasks["fate"].index("failed")]
     retried = tasks["id"][next(row for row, attempts in enumerate(tasks["attempts"]) if attempts > 1)]
+    line = site.ask(f"/api/runs/{run}/logs")["columns"]["seq"][3]
     tabs = ("timeline", "graph", "tasks", "logs", "parameters", "where")
     return {
         "runs": "/",
         "filtered": "/runs?flow=etl&tag=nightly&text=monday",
+        "nothing found": "/runs?text=nothing+is+like+this",
         **{tab: f"/runs/{run}?tab={tab}" for tab in tabs},
         "opened": f"/runs/{run}?open=load",
         "group": f"/runs/{broken}?tab=graph&group=report",
@@ -59,6 +57,8 @@ def every_page(site: Site) -> dict[str, str]:
         "lines": f"/tasks/{retried}?tab=logs",
         "flows": "/flows",
         "flow": "/flows/etl",
+        "line": f"/runs/{run}?tab=logs&line={line}",
+        "compare nothing": "/compare",
         "compare": f"/compare?a={run}&b={site.run_of('etl', tags=[])}",
         "about": "/about",
         "nothing there": f"/runs/{32 * '0'}",
@@ -70,11 +70,27 @@ def test_every_page_obeys_the_rules_of_accessibility(browser: Browser, site: Sit
     with touring(browser, site, color_scheme=theme, bypass_csp=True) as visit:
         for name, path in every_page(site).items():
             visit.go(path)
+            if name == "opened":
+                visit.page.get_by_role("table", name="Runs of load").wait_for(state="attached")
             assert visit.violations() == [], name
         visit.go("/runs")
         visit.page.keyboard.press("?")
         visit.page.wait_for_selector("dialog[open]")
         assert visit.violations() == []
+
+
+def test_behind_every_canvas_there_is_a_table(browser: Browser, site: Site) -> None:
+    tables = {"timeline": "The timeline as a table", "opened": "Runs of load", "flow": "Runs of etl, latest first"}
+    pages = every_page(site)
+    with touring(browser, site) as visit:
+        for name, table in tables.items():
+            visit.go(pages[name])
+            visit.page.get_by_role("table", name=table).locator("tbody tr").first.wait_for(state="attached")
+        for name, path in pages.items():
+            visit.go(path)
+            canvases = visit.page.locator("main canvas").count()
+            assert canvases == visit.page.locator("main [aria-hidden] canvas, main canvas[aria-hidden]").count()
+            assert not canvases or visit.page.locator("main table").count(), name
 
 
 def test_every_page_keeps_to_its_security_policy_and_asks_nobody_else(browser: Browser, site: Site) -> None:
@@ -111,6 +127,11 @@ def test_what_happened_is_told_on_the_pages(browser: Browser, site: Site) -> Non
         assert re.search(r"example_store\.py:\d+ in load", visit.page.locator(".errors .place").inner_text())
         table = visit.page.get_by_role("table", name="The timeline as a table")
         table.get_by_text("11 completed, 1 failed").first.wait_for(state="attached")
+        visit.go(pages["broken"])
+        errors = visit.page.locator(".errors").inner_text().splitlines()
+        assert re.search(r"example_store\.py:\d+ in broken", errors[0])  # the user's own line first
+        assert errors[1].startswith("UpstreamTaskError")
+        assert any("slow-0" in line for line in errors)
         visit.go(pages["opened"])
         runs = visit.page.get_by_role("table", name="Runs of load")
         runs.get_by_text("load-0[7]").wait_for(state="attached")
@@ -187,6 +208,137 @@ def test_the_timeline_is_walked_zoomed_and_opened_with_the_keyboard(browser: Bro
         page.wait_for_url("**/tasks/*")
 
 
+def test_the_help_sheet_says_what_the_keys_do(browser: Browser, site: Site) -> None:
+    with touring(browser, site) as visit:
+        visit.go("/runs")
+        visit.page.keyboard.press("?")
+        said = visit.page.locator(".keys dt").all_inner_texts()
+        keys = Keys(visit, every_page(site))
+        assert [text.split() for text in said] == [name.split() for name in keys.TOLD]
+        for method in keys.TOLD.values():
+            getattr(keys, method)()
+
+
+class Keys:
+    """Tries what the help sheet tells."""
+
+    TOLD: ClassVar = {
+        **{"?": "sheet", "/": "search", "j k": "rows", "Enter": "rows", "x": "choose", "Esc": "escape"},
+        **{"g r": "places", "g f": "places", "g c": "places", "g a": "places", "1 … 6": "tabs", "f": "follow"},
+        **{"t": "theme", "+ \u2212": "zoom", "← →": "move", "↑ ↓": "walk", "0": "zoom"},
+    }
+
+    def __init__(self, visit: Tab, pages: Mapping[str, str]) -> None:
+        self.visit, self.page, self.pages = visit, visit.page, pages
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def sheet(self) -> None:
+        self.visit.go("/runs?state=failed")
+        self.press("?")
+        self.page.wait_for_selector("dialog[open]")
+        self.press("Escape")
+        self.page.wait_for_selector("dialog", state="detached")
+        assert self.page.url.endswith("state=failed")  # it closed the sheet, and nothing else
+
+    def search(self) -> None:
+        for name in ("runs", "tasks", "logs"):
+            self.visit.go(self.pages[name])
+            self.press("/")
+            self.visit.until("document.activeElement.type === 'search'")
+
+    def rows(self) -> None:
+        self.visit.go("/runs")
+        self.page.wait_for_selector("tr[data-row]")
+        for key, row in (("j", "0"), ("j", "1"), ("k", "0")):
+            self.press(key)
+            self.visit.until("row => document.activeElement.closest('tr')?.dataset.row === row", arg=row)
+        self.press("Enter")
+        self.page.wait_for_url("**/runs/*")
+
+    def choose(self) -> None:
+        self.visit.go("/runs")
+        self.page.wait_for_selector("tr[data-row]")
+        for row in ("0", "1"):
+            self.press("j")
+            self.visit.until("row => document.activeElement.closest('tr')?.dataset.row === row", arg=row)
+            self.press("x")
+        self.page.get_by_role("link", name="Compare the two").click()
+        self.page.wait_for_url("**/compare?a=*")
+
+    def escape(self) -> None:
+        self.visit.go(self.pages["filtered"])
+        self.press("/", "Escape")
+        self.visit.until("document.activeElement === document.body")
+        self.press("Escape")
+        self.page.wait_for_url("**/runs")
+
+    def places(self) -> None:
+        for key, path in (("f", "flows"), ("c", "compare"), ("a", "about"), ("r", "runs")):
+            self.press("g", key)
+            self.page.wait_for_url(f"**/{path}")
+
+    def tabs(self) -> None:
+        self.visit.go(self.pages["timeline"])
+        for number, tab in enumerate(("timeline", "graph", "tasks", "logs", "parameters", "where"), 1):
+            self.press(str(number))
+            self.page.wait_for_url(f"**tab={tab}*")
+        self.visit.go(self.pages["failed"])
+        self.press("2")
+        self.page.wait_for_url("**tab=logs")
+        self.press("1")
+        self.visit.until("!location.search")
+
+    def follow(self) -> None:
+        """Of a run that has ended there is nothing to follow; see the tests of live pages."""
+
+    def theme(self) -> None:
+        seen = set()
+        for _ in range(3):
+            self.press("t")
+            seen.add(self.page.evaluate("document.documentElement.dataset.theme"))
+        assert seen == {"system", "light", "dark"}
+
+    def timeline(self) -> None:
+        self.visit.go(self.pages["timeline"])
+        table = self.page.get_by_role("table", name="The timeline as a table")
+        table.locator("tbody tr").first.wait_for(state="attached")
+        self.page.locator(".lanes").focus()
+
+    def zoom(self) -> None:
+        self.timeline()
+        whole = self.span()
+        for key in ("-", "0"):
+            self.press("+", "+")
+            self.changed(whole)
+            self.press(*((key,) * 2))
+            self.visit.until("was => document.querySelector('output').innerText === was", arg=whole)
+
+    def move(self) -> None:
+        self.timeline()
+        self.press("+")
+        for key in ("ArrowLeft", "ArrowRight"):
+            before = self.span()
+            self.press(key)
+            self.changed(before)
+
+    def walk(self) -> None:
+        self.timeline()
+        for key, task in (("ArrowDown", "extract"), ("ArrowDown", "load"), ("ArrowUp", "extract")):
+            self.press(key)
+            self.page.locator("[aria-live]").get_by_text(re.compile(f"^{task}: ")).wait_for(state="attached")
+        self.press("Enter")
+        self.page.wait_for_url("**open=extract")
+
+    def span(self) -> str:
+        return str(self.page.locator("output").inner_text())
+
+    def changed(self, before: str) -> None:
+        self.visit.until("was => document.querySelector('output').innerText !== was", arg=before)
+
+
 # --- the way in -------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +354,25 @@ def test_a_tab_without_the_token_asks_for_it_and_gets_in_with_it(browser: Browse
     other.goto(f"{site.address}/runs")
     other.wait_for_selector("tr[data-row]")
     context.close()
+
+
+def test_a_page_without_access_is_for_everybody_too(browser: Browser, site: Site) -> None:
+    for theme in ("light", "dark"):
+        with touring(browser, Site(site.address, "wrong"), color_scheme=theme, bypass_csp=True) as visit:
+            visit.page.goto(f"{site.address}/flows")
+            visit.page.get_by_role("heading", name="This tab has no access yet").wait_for()
+            assert visit.violations() == []
+            visit.trouble.clear()  # the browser writes refusals down
+
+
+def test_an_address_at_which_there_is_nothing(browser: Browser, site: Site) -> None:
+    with touring(browser, site, bypass_csp=True) as visit:
+        visit.page.goto(site.url("/no/such/page"))
+        visit.page.get_by_role("heading", name="There is no such page").wait_for()
+        assert visit.violations() == []
+        visit.page.get_by_role("link", name="All runs").click()
+        visit.page.wait_for_selector("tr[data-row]")
+        visit.trouble.clear()
 
 
 def test_filters_and_tabs_are_in_the_address(browser: Browser, site: Site) -> None:
@@ -267,72 +438,6 @@ def proxied(site: Site, prefix: str) -> Iterator[str]:
         for connection in proxy.behind:  # streams would stay open
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-
-
-# --- a run that goes on -----------------------------------------------------------------------------------------------
-
-LIVE = """
-import sys, time
-from penstock import flow, task, get_run_logger, runtime
-from penstock.task_runners import ThreadPoolTaskRunner
-
-@task(retries=1, retry_delay_seconds=0.05)
-def work(number):
-    time.sleep(0.01)
-    if number % 100 == 7 and runtime.task_run.run_count == 1:
-        raise OSError("once")
-    if number % 500 == 3:
-        raise ValueError(f"never {number}")
-    if number % 100 == 0:
-        get_run_logger().info("at %d", number)
-    return number
-
-@flow(task_runner=ThreadPoolTaskRunner(max_workers=8))
-def busy(number=2000):
-    futures = work.map(range(number))
-    futures.wait()
-    done = sum(future.state.is_completed() for future in futures)
-    get_run_logger().info("that was the last line")
-    return done
-
-if __name__ == "__main__":
-    busy()
-"""
-
-
-def test_a_run_of_two_thousand_tasks_is_followed_to_its_end(browser: Browser, site: Site, tmp_path: Path) -> None:
-    script = tmp_path / "busy.py"
-    script.write_text(LIVE, "utf-8")
-    store = site.ask("/api/about")["home"]
-    with touring(browser, site) as visit, touring(browser, site) as lines:
-        visit.go("/runs?flow=busy")
-        command = [sys.executable, str(script)]
-        run = subprocess.Popen(command, env={**os.environ, "PENSTOCK_HOME": store}, stderr=subprocess.DEVNULL)
-        try:
-            row = visit.page.locator("tr[data-row='0']")
-            row.get_by_text("Running").wait_for()  # it appears by itself
-            row.locator("a").first.click()
-            visit.page.wait_for_url("**/runs/*")
-            path = visit.page.url.removeprefix(site.address)
-            lines.go(f"{path}?tab=logs")
-            lines.page.get_by_role("button", name="Following").wait_for()
-            _followed(visit, lines)
-        finally:
-            run.wait(60)
-
-
-def _followed(visit: Tab, lines: Tab) -> None:
-    visit.page.get_by_text(re.compile(r"RUNNING.*2,000 task runs \(\d.* running")).first.wait_for()
-    ended = re.compile(r"COMPLETED in .* · 2,000 task runs \(4 failed and handled, 2\d retried\)")
-    visit.page.get_by_text(ended).wait_for(timeout=40_000)
-    visit.page.locator(".titleline").get_by_text("Completed").wait_for()
-    table = visit.page.get_by_role("table", name="The timeline as a table")
-    table.get_by_text("1,996 completed, 4 failed").wait_for(state="attached")
-    lines.page.get_by_text("that was the last line").wait_for()
-    top, height, seen = lines.page.locator(".lines").evaluate("e => [e.scrollTop, e.scrollHeight, e.clientHeight]")
-    assert top + seen >= height - 40  # it followed
-    asked = [path for path in visit.asked if "/live" in path]
-    assert len(asked) < 12, asked  # pushed, not asked for again and again
 
 
 # --- what is shipped --------------------------------------------------------------------------------------------------

@@ -108,7 +108,8 @@ class Shop:
             last, *_ = rows_of(self.site.ask(f"/api/actions?run={run}"))
             return last if last["status"] is not None else None
 
-        return awaited(ended)
+        found: dict[str, Any] = awaited(ended)
+        return found
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         home = self.site.ask("/api/about")["home"]
@@ -179,10 +180,10 @@ def test_what_failed_is_run_again_and_nothing_else(browser: Browser, shop: Shop)
         status = tab.page.get_by_role("status")
         status.get_by_text("Retry is done.").wait_for(timeout=30_000)
         assert shop.done() == [*ALL, "load 2"]
-        status.get_by_role("link").click()
-        state(tab, "Completed")
-        assert tab.page.url.startswith(f"{shop.site.address}/runs/{shop.run()}")
         assert shop.run() != failed
+        status.get_by_role("link").click()
+        tab.page.wait_for_url(f"**/runs/{shop.run()}")
+        state(tab, "Completed")
         tab.page.get_by_text("One of 2 lives of this work").click()
         tab.page.locator(".lives").get_by_text("Failed", exact=True).wait_for()
         tab.page.get_by_role("link", name="compare", exact=True).click()

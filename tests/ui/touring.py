@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -42,6 +43,17 @@ class Site:
         request = urllib.request.Request(self.address + path, headers={"Authorization": f"Bearer {self.token}"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
+
+    def post(self, path: str, document: object) -> tuple[int, Any]:
+        """The status and the answer, whatever they are."""
+        headers = {"Authorization": f"Bearer {self.token}", "Origin": self.address, "Content-Type": "application/json"}
+        request = urllib.request.Request(self.address + path, json.dumps(document).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, json.load(refusal)
 
     def run_of(self, flow: str, **fields: object) -> str:
         """The latest run of a flow that has these fields."""
@@ -113,6 +125,10 @@ class Tab(Visit):
     def settle(self) -> None:
         self.until(SETTLED)
         self.page.evaluate(DRAWN)
+
+    def choose(self, name: str) -> None:
+        """Press a button."""
+        self.page.get_by_role("button", name=name, exact=True).click()
 
     def until(self, condition: str, *, arg: object = None, seconds: float = 15.0) -> None:
         """Wait until JavaScript says so. (Playwright's own way to do this is stopped by the security policy.)"""

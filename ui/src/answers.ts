@@ -153,6 +153,7 @@ export interface Timeline {
       end: (number | null)[];
     };
     bins: { bin: number[]; state: number[]; number: number[]; busy: number[] }[];
+    joined: number; // so many bins are together in a cell
   };
   more: number;
   open: Opened | null;

@@ -13,6 +13,10 @@ export class Refused extends Error {
   }
 }
 
+// Whether another try may help: the server is away, busy, or cannot read the store.
+export const passes = (error: Error) =>
+  !(error instanceof Refused) || error.status === 0 || error.status === 429 || error.status >= 500;
+
 function headers(): Record<string, string> {
   return token.value ? { Authorization: `Bearer ${token.value}` } : {};
 }
@@ -96,7 +100,7 @@ export function follow(parameters: () => Parameters, tell: Tell, trouble: (error
     } catch (error) {
       if (mine.signal.aborted) return;
       trouble(error as Error);
-      if (error instanceof Refused && error.status >= 400 && error.status < 409) stopped = true;
+      if (!passes(error as Error)) stopped = true;
     }
     if (connection === mine) connection = null;
     if (!stopped) timer = window.setTimeout(connect, wait);
@@ -123,6 +127,7 @@ export interface Answer<T> {
   error: Error | null;
   busy: boolean; // the data answer an earlier question
   live: boolean;
+  again: () => void; // ask once more, and keep what is there until then
 }
 
 // What the server says about `path`; null: nothing is asked. With `view` (its name, and what the path says), the
@@ -132,7 +137,8 @@ export function useAnswer<T>(
   parameters: Parameters = {},
   view: Parameters | null = null,
 ): Answer<T> {
-  const [answer, setAnswer] = useState<Answer<T>>({ data: null, error: null, busy: true, live: false });
+  const [answer, setAnswer] = useState<Omit<Answer<T>, "again">>({ data: null, error: null, busy: true, live: false });
+  const [turn, setTurn] = useState(0);
   const asked = path === null ? null : path + query(parameters);
   const before = useRef<string | null>(null);
   const secret = token.value;
@@ -155,6 +161,6 @@ export function useAnswer<T>(
       (error) => request.signal.aborted || setAnswer((old) => ({ ...old, error, busy: false })),
     );
     return () => request.abort();
-  }, [asked, view && query(view), secret]);
-  return answer;
+  }, [asked, view && query(view), secret, turn]);
+  return { ...answer, again: () => setTurn((number) => number + 1) };
 }

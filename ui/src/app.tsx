@@ -1,5 +1,5 @@
 import { signal } from "@preact/signals";
-import type { ComponentChildren } from "preact";
+import type { ComponentChildren, RefObject } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { Link, Route, Router, Switch, useLocation } from "wouter-preact";
 import { PREFIX } from "./base";
@@ -25,19 +25,40 @@ export function App() {
 }
 
 function Frame() {
-  const [path, go] = useLocation();
+  const [, go] = useLocation();
   const main = useRef<HTMLElement>(null);
   useKeys({
-    "?": () => {
-      help.value = true;
-    },
+    "?": openHelp,
     t: nextTheme,
     "g r": () => go("/runs"),
     "g f": () => go("/flows"),
+    "g c": () => go("/compare"),
     "g a": () => go("/about"),
   });
+  useBeginning(main);
+  return (
+    <>
+      <button type="button" class="skip" onClick={() => main.current?.focus()}>
+        Skip to the content
+      </button>
+      <TopBar />
+      <main id="main" ref={main} tabIndex={-1}>
+        <Pages />
+        {needed.value && <Key />}
+      </main>
+      {help.value && <Help />}
+    </>
+  );
+}
+
+function openHelp() {
+  help.value = true;
+}
+
+// A new page begins at its top, for the eyes and for the keyboard.
+function useBeginning(main: RefObject<HTMLElement>): void {
+  const [path] = useLocation();
   const first = useRef(true);
-  // a new page begins at its top, for the eyes and for the keyboard.
   useEffect(() => {
     if (!first.current) {
       scrollTo(0, 0);
@@ -45,58 +66,50 @@ function Frame() {
     }
     first.current = false;
   }, [path]);
+}
+
+function TopBar() {
   return (
-    <>
-      <button type="button" class="skip" onClick={() => main.current?.focus()}>
-        Skip to the content
-      </button>
-      <header class="top">
-        <Link href="/runs" class="brand">
-          <Mark />
-          penstock
-        </Link>
-        <nav aria-label="pages">
-          <Tab to="/runs" also="/tasks">
-            Runs
-          </Tab>
-          <Tab to="/flows">Flows</Tab>
-          <Tab to="/compare">Compare</Tab>
-          <Tab to="/about">About</Tab>
-        </nav>
-        <div class="tools">
-          <label>
-            <span class="hidden">Theme</span>
-            <select
-              value={theme.value}
-              onChange={(event) => {
-                theme.value = THEMES.find((one) => one === event.currentTarget.value) ?? "system";
-              }}
-            >
-              {THEMES.map((one) => (
-                <option key={one} value={one}>
-                  {one}
-                </option>
-              ))}
-            </select>
-          </label>
-          <button
-            type="button"
-            aria-label="Keyboard"
-            title="Keyboard (?)"
-            onClick={() => {
-              help.value = true;
-            }}
-          >
-            ?
-          </button>
-        </div>
-      </header>
-      <main id="main" ref={main} tabIndex={-1}>
-        <Pages />
-        {needed.value && <Key />}
-      </main>
-      {help.value && <Help />}
-    </>
+    <header class="top">
+      <Link href="/runs" class="brand">
+        <Mark />
+        penstock
+      </Link>
+      <nav aria-label="pages">
+        <Tab to="/runs" also="/tasks">
+          Runs
+        </Tab>
+        <Tab to="/flows">Flows</Tab>
+        <Tab to="/compare">Compare</Tab>
+        <Tab to="/about">About</Tab>
+      </nav>
+      <div class="tools">
+        <Themes />
+        <button type="button" aria-label="Keyboard" title="Keyboard (?)" onClick={openHelp}>
+          ?
+        </button>
+      </div>
+    </header>
+  );
+}
+
+function Themes() {
+  return (
+    <label>
+      <span class="hidden">Theme</span>
+      <select
+        value={theme.value}
+        onChange={(event) => {
+          theme.value = THEMES.find((one) => one === event.currentTarget.value) ?? "system";
+        }}
+      >
+        {THEMES.map((one) => (
+          <option key={one} value={one}>
+            {one}
+          </option>
+        ))}
+      </select>
+    </label>
   );
 }
 

@@ -20,6 +20,12 @@ export function duration(seconds: number | null | undefined): string {
   return `${Math.floor(minutes / 1440)} d ${Math.floor((minutes % 1440) / 60)} h`;
 }
 
+// Of what goes on: no more places than can be read while they change.
+export function sofar(seconds: number): string {
+  if (seconds < 10) return `${Math.max(0, seconds).toFixed(1)} s`;
+  return seconds < 60 ? `${Math.floor(seconds)} s` : duration(Math.floor(seconds)).replace(/\.0 s$/, " s");
+}
+
 const two = (number: number) => String(number).padStart(2, "0");
 
 export function day(seconds: number): string {

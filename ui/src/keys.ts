@@ -22,11 +22,13 @@ export const KEYS: [string, string][] = [
   ["/", "search or filter"],
   ["j  k", "next and previous row"],
   ["Enter", "open the row"],
+  ["x", "choose the run, to compare it"],
   ["Esc", "close, leave a field, clear"],
   ["g r", "go to runs"],
   ["g f", "go to flows"],
+  ["g c", "compare two runs"],
   ["g a", "about this store"],
-  ["1 … 6", "tabs of a run"],
+  ["1 … 6", "tabs of a run or task run"],
   ["f", "follow the log, or pause"],
   ["t", "theme: system, light, dark"],
   ["+  −", "timeline: zoom in and out"],
@@ -50,7 +52,7 @@ addEventListener("keydown", (event) => {
   if (event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey) return;
   const target = event.target as HTMLElement;
   if (event.key === "Escape" && target.matches(FIELDS)) return target.blur();
-  if (target.matches(FIELDS) || (document.querySelector("dialog[open]") && event.key !== "Escape")) return;
+  if (target.matches(FIELDS) || document.querySelector("dialog[open]")) return;
   if (!keysOn.value && event.key.length === 1) return;
   const key = first && Date.now() - forgotten < 1500 ? `${first} ${event.key}` : event.key;
   first = "";

@@ -1,8 +1,8 @@
 import { describe, expect, test } from "vitest";
 import type { LineColumns } from "./answers";
-import { duration, fromField, niceStep, offset, toField } from "./format";
-import { behind, inFront, type Window } from "./parts/lines";
-import { joined, refreshed } from "./parts/rows";
+import { duration, fromField, niceStep, offset, sofar, toField } from "./format";
+import { behind, inFront, moved, type Window } from "./parts/lines";
+import { nextStart, placeOf, refreshed } from "./parts/rows";
 import { GROUP, LANE, Rows, Sight } from "./timeline/sight";
 
 describe("durations", () => {
@@ -25,6 +25,14 @@ describe("durations", () => {
     [-1, "0 ms"],
   ])("%s s is %s", (seconds, said) => expect(duration(seconds)).toBe(said));
 });
+
+test.each([
+  [-1, "0.0 s"],
+  [3.14, "3.1 s"],
+  [34.9, "34 s"],
+  [61.7, "1 min 1 s"],
+  [4000, "1 h 07 min"],
+])("what has gone on for %s s has done so for %s", (seconds, said) => expect(sofar(seconds)).toBe(said));
 
 test("a field for local time says what it was told", () => {
   expect(fromField(toField(1_700_000_000))).toBe(1_700_000_000);
@@ -120,18 +128,55 @@ describe("rows of the timeline", () => {
   });
 });
 
-describe("pages of a table", () => {
-  const page = (ids: string[], next: string | null) => ({ columns: { id: ids, x: ids.map((id) => `x${id}`) }, next });
-  test("are joined", () => {
-    expect(joined(page(["c", "b"], "1"), page(["a"], null))).toEqual(page(["c", "b", "a"], null));
+describe("rows of a table", () => {
+  const page = (ids: string, next: string | null, mark = "") => {
+    const all = ids ? [...ids] : [];
+    return { columns: { id: all, x: all.map((id) => id + mark) }, next };
+  };
+  const madeNew = (old: string, next: string | null, fresh: string, freshNext: string | null, start: number) => {
+    const { held, start: begins } = refreshed(page(old, next), page(fresh, freshNext, "!"), start);
+    return [held.columns.x!.join(" "), held.next, begins];
+  };
+  test("the next page is put behind", () => {
+    expect(madeNew("abc", "1", "de", null, 3)).toEqual(["a b c d! e!", null, 3]);
   });
-  test("the first one again, with a new row: nothing is lost, nothing is twice", () => {
-    const old = page(["d", "c", "b", "a"], "2");
-    expect(refreshed(old, page(["e", "d"], "1"))).toEqual(page(["e", "d", "c", "b", "a"], "2"));
+  test("a page in the middle is made new, what is around it stays", () => {
+    expect(madeNew("abcdef", "2", "cd", "1", 2)).toEqual(["a b c! d! e f", "2", 2]);
+    expect(madeNew("abcdef", "2", "cxd", "1", 2)).toEqual(["a b c! x! d! e f", "2", 2]);
+    expect(madeNew("abcdef", "2", "d", "1", 2)).toEqual(["a b d! e f", "2", 2]);
   });
-  test("the first one again, with a row less", () => {
-    expect(refreshed(page(["d", "c", "b", "a"], null), page(["d", "b"], "1"))).toEqual(page(["d", "b", "a"], null));
-    expect(refreshed(page(["b", "a"], "1"), page(["b"], null))).toEqual(page(["b"], null));
+  test("a row that has moved is there once", () => {
+    expect(madeNew("abcdef", "2", "cfd", "1", 2)).toEqual(["a b c! f! d! e", "2", 2]);
+    expect(madeNew("abcdef", "2", "cad", "1", 2)).toEqual(["b c! a! d! e f", "2", 1]);
+  });
+  test("behind the last page there is nothing", () => {
+    expect(madeNew("abcdef", "2", "cd", null, 2)).toEqual(["a b c! d!", null, 2]);
+    expect(madeNew("ab", "1", "", null, 0)).toEqual(["", null, 0]);
+  });
+  test("where a page ends at a row that is new, the rows behind it are loaded again", () => {
+    expect(madeNew("abcdef", "2", "xy", "1", 0)).toEqual(["x! y!", "1", 0]);
+  });
+  const lasting = { rows: 400, hasMore: true, lasting: true };
+  const going = { ...lasting, lasting: false };
+  test.each([
+    ["of what lasts, only what is missing is asked for", { first: 0, last: 40, start: 0 }, lasting, null],
+    ["before its end is seen", { first: 350, last: 385, start: 200 }, lasting, 400],
+    ["and not at the very end", { first: 350, last: 399, start: 200 }, { ...lasting, hasMore: false }, null],
+    ["what goes on is in the stretch", { first: 10, last: 50, start: 0 }, going, null],
+    ["or in another one", { first: 170, last: 210, start: 0 }, going, 110],
+    ["further up, too", { first: 100, last: 140, start: 110 }, going, 40],
+    ["before its end is seen", { first: 150, last: 185, start: 0 }, { ...going, rows: 200 }, 90],
+    ["but once", { first: 150, last: 185, start: 90 }, { ...going, rows: 200 }, null],
+    ["what has become short is asked for", { first: 210, last: 250, start: 200 }, { ...going, rows: 260 }, 150],
+    ["a short table is whole", { first: 0, last: 9, start: 0 }, { ...going, rows: 10, hasMore: false }, null],
+  ])("%s", (_, seen, held, start) => expect(nextStart(seen, held)).toBe(start));
+  test("a place is what the server calls it", () => {
+    const columns = { id: ["0f"], name: ["é?>"], duration: [null] };
+    const told = (place: string) => atob(place.replaceAll("-", "+").replaceAll("_", "/"));
+    expect(new TextDecoder().decode(Uint8Array.from(told(placeOf(columns, 0, "name")), (c) => c.charCodeAt(0)))).toBe(
+      '["é?>","0f"]',
+    );
+    expect(told(placeOf(columns, 0, "duration"))).toBe('[-1,"0f"]');
   });
 });
 
@@ -154,5 +199,8 @@ describe("lines of a log", () => {
     expect(back.columns.seq[0]).toBe(1);
     expect(back.after).toBe(20_000);
     expect(back.before).toBeNull();
+    expect(moved(held(1, 20_001), all)).toBe(-100);
+    expect(moved(all, back)).toBe(100);
+    expect(moved(held(1, 5), behind(held(1, 5), columns(5, 9), null))).toBe(0);
   });
 });

@@ -53,6 +53,16 @@ export function Sign({ kind }: { kind: Kind }) {
   );
 }
 
+// The same sign on a canvas, on a field of 12 by 12.
+export function traced(pen: CanvasRenderingContext2D, kind: Kind, shade: string): void {
+  const path = new Path2D(PATHS[kind]);
+  pen.strokeStyle = pen.fillStyle = shade;
+  pen.lineWidth = 1.8;
+  pen.lineCap = pen.lineJoin = "round";
+  pen.stroke(path);
+  if (FILLED.has(kind)) pen.fill(path);
+}
+
 // `state`: the name that users see; the fate says how it looks.
 export function State({ fate, state }: { fate: string; state: string }) {
   const kind = kindOf(fate);
@@ -84,28 +94,31 @@ export function words(numbers: Numbers): string {
   return said.join(", ") || "none";
 }
 
-// How many are in each state: a bar with parts as wide as their share, the words beside it.
+// How many are in each state: a bar with parts as wide as their share, the words beside it. On a bar states differ by
+// their pattern, too.
 export function Bar({ numbers, said = true }: { numbers: Numbers | null; said?: boolean }) {
   if (!numbers) return <span class="soft">…</span>;
   const all = total(numbers);
   if (!all) return <span class="soft">-</span>;
-  const told = KINDS.filter((kind) => numbers[kind] && kind !== "completed");
+  const kinds = KINDS.filter((kind) => numbers[kind]);
   return (
     <span class="outcomes" title={words(numbers)}>
       <span class="bar" role="img" aria-label={words(numbers)}>
-        {KINDS.filter((kind) => numbers[kind]).map((kind) => (
+        {kinds.map((kind) => (
           <span key={kind} class={`part b-${kind}`} style={{ flexGrow: numbers[kind]! / all }} />
         ))}
       </span>
       {said && (
         <span class="said" aria-hidden="true">
           {count(all)}
-          {told.map((kind) => (
-            <span key={kind} class="told">
-              <Sign kind={kind} />
-              {count(numbers[kind]!)}
-            </span>
-          ))}
+          {kinds
+            .filter((kind) => kind !== "completed")
+            .map((kind) => (
+              <span key={kind} class="told">
+                <Sign kind={kind} />
+                {count(numbers[kind]!)}
+              </span>
+            ))}
         </span>
       )}
     </span>

@@ -7,7 +7,6 @@ export function AboutPage() {
   const answer = useAnswer<About>("api/about");
   if (!answer.data) return <Loading error={answer.error} />;
   const about = answer.data;
-  const { name, value, source } = about.settings.columns;
   return (
     <>
       <h1>About this store</h1>
@@ -24,27 +23,37 @@ export function AboutPage() {
         </Fact>
       </Facts>
       <h2>Settings</h2>
-      <table class="values" aria-label="Settings">
-        <thead>
-          <tr>
-            <th scope="col">Name</th>
-            <th scope="col">Value</th>
-            <th scope="col">From</th>
-          </tr>
-        </thead>
-        <tbody>
-          {name.map((one, row) => (
-            <tr key={one}>
-              <th scope="row">{one}</th>
-              <td>
-                <code>{value[row]}</code>
-              </td>
-              <td>{source[row]}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
+      <Settings about={about} />
       <p class="help">This page asks nobody but the server that showed it to you. Press ? for the keys.</p>
     </>
+  );
+}
+
+// What somebody has set comes first.
+function Settings({ about }: { about: About }) {
+  const { name, value, source } = about.settings.columns;
+  const isDefault = (row: number) => Number(source[row] === "default");
+  const order = name.map((_, row) => row).sort((one, other) => isDefault(one) - isDefault(other));
+  return (
+    <table class="values" aria-label="Settings">
+      <thead>
+        <tr>
+          <th scope="col">Name</th>
+          <th scope="col">Value</th>
+          <th scope="col">From</th>
+        </tr>
+      </thead>
+      <tbody>
+        {order.map((row) => (
+          <tr key={name[row]}>
+            <th scope="row">{name[row]}</th>
+            <td>
+              <code>{value[row]}</code>
+            </td>
+            <td>{source[row]}</td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
   );
 }

@@ -2,7 +2,7 @@ import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import type { Comparison, Run, Runs } from "../answers";
 import { useAnswer } from "../api";
-import { count, duration } from "../format";
+import { brief, count, duration } from "../format";
 import { useAddress } from "../parts/address";
 import { Lasted, pathOf, Time, To, Trouble, useTitle, Value } from "../parts/basics";
 import { State } from "../states";
@@ -18,8 +18,8 @@ export function ComparePage() {
     <>
       <h1>Compare two runs</h1>
       <div class="controls filters">
-        <Pick name="First" runs={runs} value={now.a} onPick={(a) => change({ a })} />
-        <Pick name="Second" runs={runs} value={now.b} onPick={(b) => change({ b })} />
+        <Pick name="A" runs={runs} value={now.a} title={answer.data?.runs.a.title} onPick={(a) => change({ a })} />
+        <Pick name="B" runs={runs} value={now.b} title={answer.data?.runs.b.title} onPick={(b) => change({ b })} />
         {both && (
           <button type="button" onClick={() => change({ a: now.b, b: now.a })}>
             Exchange
@@ -41,19 +41,20 @@ interface PickProps {
   name: string;
   runs?: Runs["columns"];
   value?: string;
+  title?: string; // of the chosen run, which may not be among the latest
   onPick: (id: string) => void;
 }
 
-function Pick({ name, runs: columns, value, onPick }: PickProps) {
+function Pick({ name, runs: columns, value, title, onPick }: PickProps) {
   return (
     <label>
       <span>{name}</span>
       <select value={value ?? ""} onChange={(event) => onPick(event.currentTarget.value)}>
         <option value="">choose a run</option>
-        {value && !columns?.id.includes(value) && <option value={value}>{value}</option>}
+        {value && !columns?.id.includes(value) && <option value={value}>{title ?? value}</option>}
         {columns?.id.map((one, row) => (
           <option key={one} value={one}>
-            {columns.name[row]}/{columns.run_name[row]} · {columns.state[row]}
+            {columns.name[row]}/{columns.run_name[row]} · {columns.state[row]} · {brief(columns.created[row])}
           </option>
         ))}
       </select>
@@ -68,8 +69,8 @@ function Both({ data, same }: { data: Comparison; same: boolean }) {
         <thead>
           <tr>
             <td />
-            <RunHead run={data.runs.a} />
-            <RunHead run={data.runs.b} />
+            <RunHead name="A" run={data.runs.a} />
+            <RunHead name="B" run={data.runs.b} />
           </tr>
         </thead>
         <tbody>
@@ -91,9 +92,9 @@ function Both({ data, same }: { data: Comparison; same: boolean }) {
   );
 }
 
-const RunHead = ({ run }: { run: Run }) => (
+const RunHead = ({ name, run }: { name: string; run: Run }) => (
   <th scope="col">
-    <To to={pathOf(run.kind, run.id)}>{run.title}</To>
+    {name}: <To to={pathOf(run.kind, run.id)}>{run.title}</To>
   </th>
 );
 
@@ -109,15 +110,13 @@ function Pair({ name, a, b, same }: { name: string; a: ComponentChildren; b: Com
   );
 }
 
-function Texts({
-  title,
-  columns,
-  same,
-}: {
+interface TextsProps {
   title: string;
   columns: Comparison["parameters"]["columns"];
   same: boolean;
-}) {
+}
+
+function Texts({ title, columns, same }: TextsProps) {
   const shown = columns.name.map((_, row) => row).filter((row) => same || !columns.same[row]);
   return (
     <>
@@ -148,71 +147,79 @@ const Said = ({ text }: { text: string | null | undefined }) =>
 
 const known = (same: boolean | null) => (same === null ? "not known" : same ? "same" : "differs");
 
+type TaskPairs = Comparison["tasks"]["columns"];
+
 function Tasks({ data, same }: { data: Comparison; same: boolean }) {
   const { columns } = data.tasks;
-  const differs = (row: number) =>
-    columns.a_total[row] !== columns.b_total[row] ||
-    columns.a_bad[row] !== columns.b_bad[row] ||
-    columns.same_code[row] === false ||
-    columns.same_results[row] === false ||
-    times(row) > 1.25;
-  const times = (row: number) => {
-    const [a, b] = [columns.a_seconds[row] ?? 0, columns.b_seconds[row] ?? 0];
-    return Math.abs(a - b) < 0.01 ? 1 : Math.max(a / b, b / a);
-  };
-  const shown = columns.group.map((_, row) => row).filter((row) => same || differs(row));
+  const shown = columns.group.map((_, row) => row).filter((row) => same || differs(columns, row));
   return (
     <>
       <h2>Tasks</h2>
       {shown.length === 0 ? (
         <p class="soft">No difference beyond a quarter in time.</p>
       ) : (
-        <div class="wideable">
+        <div class="wideable" role="region" tabIndex={0} aria-label="tasks of both runs">
           <table class="compare tasks" aria-label="Tasks">
-            <thead>
-              <tr>
-                <th scope="col">Task</th>
-                <th scope="col" class="number">
-                  Runs, first
-                </th>
-                <th scope="col" class="number">
-                  second
-                </th>
-                <th scope="col" class="number">
-                  Time, first
-                </th>
-                <th scope="col" class="number">
-                  second
-                </th>
-                <th scope="col">Change</th>
-                <th scope="col">Code</th>
-                <th scope="col">Results</th>
-              </tr>
-            </thead>
+            <TaskHeads />
             <tbody>
               {shown.map((row) => (
-                <tr key={columns.group[row]} class={differs(row) ? "differs" : "same"}>
-                  <th scope="row">{columns.group[row]}</th>
-                  <td class="number">
-                    <Many total={columns.a_total[row]} bad={columns.a_bad[row]} />
-                  </td>
-                  <td class="number">
-                    <Many total={columns.b_total[row]} bad={columns.b_bad[row]} />
-                  </td>
-                  <td class="number">{duration(columns.a_seconds[row])}</td>
-                  <td class="number">{duration(columns.b_seconds[row])}</td>
-                  <td>{changed(columns.a_seconds[row], columns.b_seconds[row])}</td>
-                  <td class={columns.same_code[row] === false ? "strong" : "soft"}>{known(columns.same_code[row]!)}</td>
-                  <td class={columns.same_results[row] === false ? "strong" : "soft"}>
-                    {known(columns.same_results[row]!)}
-                  </td>
-                </tr>
+                <TaskPair key={columns.group[row]} columns={columns} row={row} />
               ))}
             </tbody>
           </table>
         </div>
       )}
     </>
+  );
+}
+
+function differs(columns: TaskPairs, row: number): boolean {
+  const [a, b] = [columns.a_seconds[row] ?? 0, columns.b_seconds[row] ?? 0];
+  const times = Math.abs(a - b) < 0.01 ? 1 : Math.max(a / b, b / a);
+  return (
+    columns.a_total[row] !== columns.b_total[row] ||
+    columns.a_bad[row] !== columns.b_bad[row] ||
+    columns.same_code[row] === false ||
+    columns.same_results[row] === false ||
+    times > 1.25
+  );
+}
+
+const NUMBERS = ["A: runs", "B: runs", "A: time", "B: time"];
+
+const TaskHeads = () => (
+  <thead>
+    <tr>
+      <th scope="col">Task</th>
+      {NUMBERS.map((name) => (
+        <th key={name} scope="col" class="number">
+          {name}
+        </th>
+      ))}
+      <th scope="col">B to A</th>
+      <th scope="col">Code</th>
+      <th scope="col">Results</th>
+    </tr>
+  </thead>
+);
+
+function TaskPair({ columns, row }: { columns: TaskPairs; row: number }) {
+  const { a_total, b_total, a_bad, b_bad, a_seconds, b_seconds, same_code, same_results } = columns;
+  return (
+    <tr class={differs(columns, row) ? "differs" : "same"}>
+      <th scope="row">{columns.group[row]}</th>
+      <td class="number">
+        <Many total={a_total[row]} bad={a_bad[row]} />
+      </td>
+      <td class="number">
+        <Many total={b_total[row]} bad={b_bad[row]} />
+      </td>
+      <td class="number">{duration(a_seconds[row])}</td>
+      <td class="number">{duration(b_seconds[row])}</td>
+      <td>{changed(a_seconds[row], b_seconds[row])}</td>
+      <td class={same_code[row] === false ? "strong" : "soft"}>{known(same_code[row]!)}</td>
+      <td class={same_results[row] === false ? "strong" : "soft"}>{known(same_results[row]!)}</td>
+    </tr>
   );
 }
 

@@ -3,10 +3,11 @@ import { useState } from "preact/hooks";
 import type { Flow, Flows } from "../answers";
 import { useAnswer } from "../api";
 import { query } from "../base";
-import { count, duration, plural } from "../format";
+import { duration, plural } from "../format";
 import { flowPath, Lasted, Loading, runPath, Time, To, Trouble, useTitle } from "../parts/basics";
 import { type Head, Table } from "../parts/table";
-import { Bar, kindOf, numbersAt, Sign, State } from "../states";
+import { Bar, numbersAt, State } from "../states";
+import { HeatMap } from "./heat";
 
 const Trend = lazy(() => import("./trend"));
 
@@ -14,8 +15,24 @@ export function FlowsPage() {
   useTitle("Flows");
   const answer = useAnswer<Flows>("api/flows");
   if (!answer.data) return <Loading error={answer.error} />;
-  const { columns, fates, looked_at } = answer.data;
-  const heads: Head[] = [
+  const { columns, looked_at } = answer.data;
+  return (
+    <>
+      <h1>Flows</h1>
+      <Trouble error={answer.error} />
+      <Table
+        caption="Flows"
+        heads={flowHeads(answer.data)}
+        rows={columns.name.length}
+        empty="No flow has been recorded yet."
+      />
+      <p class="help">Numbers are those of the latest {plural(looked_at, "run")} of this store.</p>
+    </>
+  );
+}
+
+function flowHeads({ columns, fates }: Flows): Head[] {
+  return [
     {
       head: "Flow",
       cell: (row) => (
@@ -24,7 +41,7 @@ export function FlowsPage() {
         </To>
       ),
     },
-    { head: "Runs", width: "16rem", cell: (row) => <Bar numbers={numbersAt(fates, row)} /> },
+    { head: "Runs", width: "16rem", narrow: "9.5rem", cell: (row) => <Bar numbers={numbersAt(fates, row)} /> },
     { head: "Median", width: "8rem", number: true, wide: true, cell: (row) => duration(columns.median[row]) },
     {
       head: "Last run",
@@ -35,41 +52,67 @@ export function FlowsPage() {
     {
       head: "Last state",
       width: "9rem",
+      narrow: "6.6rem",
       cell: (row) => <State fate={columns.last_fate[row]!} state={columns.last_state[row]!} />,
     },
     { head: "Last started", width: "10rem", wide: true, cell: (row) => <Time at={columns.last_created[row]} /> },
   ];
-  return (
-    <>
-      <h1>Flows</h1>
-      <Trouble error={answer.error} />
-      <Table caption="Flows" heads={heads} rows={columns.name.length} empty="No flow has been recorded yet." />
-      <p class="help">Numbers are those of the latest {plural(looked_at, "run")} of this store.</p>
-    </>
-  );
 }
 
 const LIMITS = [20, 50, 100, 200];
 
 export function FlowPage({ name }: { name: string }) {
-  useTitle(name);
   const [limit, setLimit] = useState(50);
-  const answer = useAnswer<Flow>(`api/flows/${encodeURIComponent(name)}`, { limit }, null);
+  const answer = useAnswer<Flow>(`api/flows/${encodeURIComponent(name)}`, { limit }, { view: "flow", name });
+  useTitle(answer.data?.name ?? "Flow");
   if (!answer.data) return <Loading error={answer.error} />;
   const flow = answer.data;
   const { columns } = flow.runs;
   return (
     <>
+      <FlowHead name={name} shown={flow.name} limit={limit} onLimit={setLimit} />
+      <Trouble error={answer.error} />
+      {columns.id.length > 0 && (
+        <>
+          <h2>Duration</h2>
+          <Suspense fallback={<div class="trend" />}>
+            <Trend flow={flow} />
+          </Suspense>
+          <h2>Tasks and runs</h2>
+          <HeatMap flow={flow} />
+        </>
+      )}
+      <h2>History</h2>
+      <Table
+        caption={`Runs of ${flow.name}, latest first`}
+        heads={historyOf(columns)}
+        rows={columns.id.length}
+        empty="This flow has not been run."
+      />
+    </>
+  );
+}
+
+interface FlowHeadProps {
+  name: string;
+  shown: string; // as the server says it: nothing in it moves what is around
+  limit: number;
+  onLimit: (limit: number) => void;
+}
+
+function FlowHead({ name, shown, limit, onLimit }: FlowHeadProps) {
+  return (
+    <>
       <nav class="crumbs" aria-label="where this is">
         <To to="/flows">Flows</To>
         <span aria-hidden="true"> / </span>
-        <span>{name}</span>
+        <span>{shown}</span>
       </nav>
       <div class="titleline">
-        <h1>{name}</h1>
+        <h1>{shown}</h1>
         <label class="controls">
           <span class="soft">Latest</span>
-          <select value={limit} onChange={(event) => setLimit(Number(event.currentTarget.value))}>
+          <select value={limit} onChange={(event) => onLimit(Number(event.currentTarget.value))}>
             {LIMITS.map((one) => (
               <option key={one} value={one}>
                 {one} runs
@@ -79,27 +122,18 @@ export function FlowPage({ name }: { name: string }) {
         </label>
         <To to={`/runs${query({ flow: name })}`}>All its runs</To>
       </div>
-      <Trouble error={answer.error} />
-      <h2>Duration</h2>
-      <Suspense fallback={<div class="trend" />}>
-        <Trend flow={flow} />
-      </Suspense>
-      <h2>Tasks and runs</h2>
-      <HeatMap flow={flow} />
-      <h2>History</h2>
-      <Table
-        caption={`Runs of ${name}, latest first`}
-        heads={historyOf(columns)}
-        rows={columns.id.length}
-        empty="This flow has not been run."
-      />
     </>
   );
 }
 
 function historyOf(columns: Flow["runs"]["columns"]): Head[] {
   return [
-    { head: "State", width: "9rem", cell: (row) => <State fate={columns.fate[row]!} state={columns.state[row]!} /> },
+    {
+      head: "State",
+      width: "9rem",
+      narrow: "6.6rem",
+      cell: (row) => <State fate={columns.fate[row]!} state={columns.state[row]!} />,
+    },
     {
       head: "Run",
       cell: (row) => (
@@ -117,6 +151,7 @@ function historyOf(columns: Flow["runs"]["columns"]): Head[] {
     {
       head: "Duration",
       width: "8rem",
+      narrow: "5.8rem",
       number: true,
       cell: (row) => (
         <Lasted from={columns.started[row]!} to={columns.ended[row]!} over={columns.ended[row] !== null} />
@@ -135,70 +170,4 @@ function historyOf(columns: Flow["runs"]["columns"]): Head[] {
       cell: (row) => <span class="soft mono">{columns.parameters[row]}</span>,
     },
   ];
-}
-
-// A column for each run, oldest at the left; a row for each task. A cell tells the worst that happened there, by its sign.
-function HeatMap({ flow }: { flow: Flow }) {
-  const { columns } = flow.runs;
-  const cells = new Map<number, number>();
-  flow.cells.task.forEach((task, place) => {
-    cells.set(task * 1000 + flow.cells.run[place]!, place);
-  });
-  const order = columns.id.map((_, run) => run).reverse();
-  const slowest = flow.tasks.columns.group.map((_, task) =>
-    Math.max(1e-9, ...order.map((run) => flow.cells.seconds[cells.get(task * 1000 + run) ?? -1] ?? 0)),
-  );
-  if (!flow.tasks.columns.group.length) return <p class="soft">No task was called.</p>;
-  return (
-    <div class="heat" role="region" tabIndex={0} aria-label="tasks and runs">
-      <table aria-label={`Tasks and runs of ${flow.name}, oldest run first`}>
-        <thead>
-          <tr>
-            <th scope="col">Task</th>
-            {order.map((run) => (
-              <th key={run} scope="col">
-                <To
-                  to={runPath(columns.id[run]!)}
-                  title={columns.run_name[run]}
-                  aria-label={`${columns.run_name[run]}: ${columns.state[run]}`}
-                >
-                  <Sign kind={kindOf(columns.fate[run]!)} />
-                </To>
-              </th>
-            ))}
-          </tr>
-        </thead>
-        <tbody>
-          {flow.tasks.columns.group.map((group, task) => (
-            <tr key={group}>
-              <th scope="row">{group}</th>
-              {order.map((run) => (
-                <Cell key={run} flow={flow} place={cells.get(task * 1000 + run)} slowest={slowest[task]!} />
-              ))}
-            </tr>
-          ))}
-        </tbody>
-      </table>
-      <p class="help">
-        The sign tells the worst that happened to the runs of a task; the bar below it how much time they took, compared
-        with the slowest in its row.
-      </p>
-    </div>
-  );
-}
-
-function Cell({ flow, place, slowest }: { flow: Flow; place: number | undefined; slowest: number }) {
-  if (place === undefined) return <td />;
-  const { fate, number, bad, seconds } = flow.cells;
-  const kind = kindOf(fate[place]!);
-  const said = `${kind}, ${plural(number[place]!, "run")}${bad[place] ? `, ${count(bad[place]!)} failed` : ""}, ${duration(seconds[place])}`;
-  return (
-    <td title={said}>
-      <span class="hidden">{said}</span>
-      <span class="cell" aria-hidden="true">
-        <Sign kind={kind} />
-        <span class={`b-${kind}`} style={{ width: `${Math.max(8, (seconds[place]! / slowest) * 100)}%` }} />
-      </span>
-    </td>
-  );
 }

@@ -5,7 +5,7 @@ import { useLocation } from "wouter-preact";
 import type { Graph, GroupGraph } from "../answers";
 import { useAnswer } from "../api";
 import { PREFIX } from "../base";
-import { count, duration } from "../format";
+import { count, duration, plural } from "../format";
 import { useAddress } from "../parts/address";
 import { Trouble, taskPath } from "../parts/basics";
 import { KINDS, type Kind, kindOf, type Numbers, numbersAt, total, words } from "../states";
@@ -37,45 +37,61 @@ export default function GraphView({ id, live }: { id: string; live: boolean }) {
 function Groups({ id, live }: { id: string; live: boolean }) {
   const answer = useAnswer<Graph>(`api/runs/${id}/graph`, {}, live ? { view: "graph", id } : null);
   if (!answer.data) return <Trouble error={answer.error} />;
-  const { nodes, edges } = answer.data;
-  const { columns } = nodes;
-  const boxes = columns.group.map((one, row) => ({
-    id: one,
-    title: one,
-    under: `${count(columns.total[row]!)} · ${duration(columns.seconds[row])}`,
-    numbers: numbersAt(nodes.fates, row) ?? {},
-    to: `/runs/${id}?tab=graph&group=${encodeURIComponent(one)}`,
-  }));
-  const arrows = edges.columns.from.map((from, row) => ({
-    from,
-    to: edges.columns.to[row]!,
-    kind: edges.columns.kind[row]!,
-    said: count(edges.columns.number[row]!) + (edges.columns.kind[row] === "data" ? " data" : " waits"),
-  }));
-  columns.group.forEach((one, row) => {
-    const place = columns.place[row]!;
-    if (columns.group.includes(place)) arrows.push({ from: place, to: one, kind: "calls", said: "calls" });
-  });
+  const boxes = groupBoxes(id, answer.data);
   if (!boxes.length) return <p class="empty">This run has called no task yet.</p>;
   return (
     <>
       <Trouble error={answer.error} />
-      <Drawing boxes={boxes} arrows={arrows} name="graph of task groups" />
+      <Drawing boxes={boxes} arrows={groupArrows(answer.data)} name="graph of task groups" />
       <p class="help">
-        Each box is all runs of one task: how many, and the time they took. A full line hands over data, a dashed one is
-        a wait. A box opens into its runs.
-        {!edges.all && " The run is very large: the lines come from a part of it."}
+        Each box is all runs of one task: how many, what went wrong, and the time they took. A full line hands over
+        data, a dashed one is a wait, a dotted one a call. A box opens into its runs.
+        {!answer.data.edges.all && " The run is very large: the lines come from a part of it."}
         {answer.data.more > 0 && ` ${count(answer.data.more)} further groups are not drawn.`}
       </p>
     </>
   );
 }
 
-function GroupView({ id, group, live, onBack }: { id: string; group: string; live: boolean; onBack: () => void }) {
+const TOLD: Kind[] = ["failed", "crashed", "blocked", "cancelled", "running"];
+
+function groupBoxes(id: string, { nodes: { columns, fates } }: Graph): Box[] {
+  return columns.group.map((one, row) => {
+    const numbers = numbersAt(fates, row) ?? {};
+    const told = TOLD.filter((kind) => numbers[kind]).map((kind) => `${count(numbers[kind]!)} ${kind}`);
+    return {
+      ...{ id: one, title: one, numbers },
+      under: [count(columns.total[row]!), ...told, duration(columns.seconds[row])].join(" · "),
+      to: `/runs/${id}?tab=graph&group=${encodeURIComponent(one)}`,
+    };
+  });
+}
+
+function groupArrows({ nodes, edges: { columns } }: Graph): Arrow[] {
+  const { group, place } = nodes.columns;
+  const handed = columns.from.map((from, row) => ({
+    ...{ from, to: columns.to[row]!, kind: columns.kind[row]! },
+    said: count(columns.number[row]!) + (columns.kind[row] === "data" ? " data" : " waits"),
+  }));
+  const calls = group.flatMap((to, row) =>
+    group.includes(place[row]!) ? [{ from: place[row]!, to, kind: "calls", said: "calls" }] : [],
+  );
+  return [...handed, ...calls];
+}
+
+interface GroupProps {
+  id: string;
+  group: string;
+  live: boolean;
+  onBack: () => void;
+}
+
+function GroupView({ id, group, live, onBack }: GroupProps) {
   const [after, setAfter] = useState<string[]>([]);
   const parameters = { group, after: after.at(-1) };
   const answer = useAnswer<GroupGraph>(`api/runs/${id}/graph`, parameters, live ? { view: "graph", id } : null);
   const data = answer.data;
+  const first = after.length * 200;
   return (
     <>
       <div class="controls">
@@ -85,8 +101,7 @@ function GroupView({ id, group, live, onBack }: { id: string; group: string; liv
         <strong>{group}</strong>
         {data && (
           <span class="soft">
-            {count(after.length * 200 + 1)} to {count(after.length * 200 + data.nodes.columns.id.length)} of{" "}
-            {count(data.total)} runs
+            {count(first + 1)} to {count(first + data.nodes.columns.id.length)} of {plural(data.total, "run")}
           </span>
         )}
         {after.length > 0 && (
@@ -108,42 +123,44 @@ function GroupView({ id, group, live, onBack }: { id: string; group: string; liv
 
 // Runs of other groups stand for themselves as long as they are few, otherwise as one box for their group.
 function Runs({ data }: { data: GroupGraph }) {
-  const { columns } = data.nodes;
   const edges = data.edges.columns;
-  const mine = new Set(columns.id);
-  const others = new Set(edges.from.filter((one) => !mine.has(one)));
-  const few = others.size <= 40;
-  const boxes: Box[] = columns.id.map((one, row) => ({
-    id: one,
-    title: columns.title[row]!,
-    under: `${columns.state[row]} · ${columns.ended[row] ? duration(columns.ended[row] - (columns.started[row] ?? columns.created[row]!)) : "…"}`,
-    numbers: { [kindOf(columns.fate[row]!)]: 1 },
-    to: taskPath(one),
-  }));
-  const arrows = new Map<string, Arrow>();
-  const known = new Set<string>();
-  edges.from.forEach((from, row) => {
-    const source = mine.has(from) || few ? from : `group ${edges.from_group[row]}`;
-    if (!mine.has(source) && !known.has(source)) {
-      known.add(source);
-      boxes.push({
-        id: source,
-        title: few ? edges.from_title[row]! : edges.from_group[row]!,
-        under: few ? edges.from_group[row]! : "several runs",
-        numbers: {},
-        to: few ? taskPath(from) : "",
-        aside: true,
-      });
-    }
-    const said = edges.parameter[row] ?? edges.kind[row]!;
-    arrows.set(`${source} ${edges.to[row]}`, {
-      from: source,
-      to: edges.to[row]!,
-      kind: edges.kind[row]!,
-      said,
-    });
-  });
+  const mine = new Set(data.nodes.columns.id);
+  const few = new Set(edges.from.filter((one) => !mine.has(one))).size <= 40;
+  const sources = edges.from.map((from, row) => (mine.has(from) || few ? from : `group ${edges.from_group[row]}`));
+  const arrows = new Map(
+    sources.map((from, row): [string, Arrow] => {
+      const [to, kind] = [edges.to[row]!, edges.kind[row]!];
+      return [`${from} ${to}`, { from, to, kind, said: edges.parameter[row] ?? kind }];
+    }),
+  );
+  const others = new Map(
+    sources.flatMap((source, row): [string, Box][] =>
+      mine.has(source) ? [] : [[source, otherBox(edges, row, source, few)]],
+    ),
+  );
+  const boxes = [...runBoxes(data), ...others.values()];
   return <Drawing boxes={boxes} arrows={[...arrows.values()]} name={`runs of ${data.group}`} />;
+}
+
+function runBoxes({ nodes: { columns } }: GroupGraph): Box[] {
+  return columns.id.map((one, row) => {
+    const [started, ended] = [columns.started[row] ?? columns.created[row]!, columns.ended[row]];
+    return {
+      id: one,
+      title: columns.title[row]!,
+      under: `${columns.state[row]} · ${ended ? duration(ended - started) : "…"}`,
+      numbers: { [kindOf(columns.fate[row]!)]: 1 },
+      to: taskPath(one),
+    };
+  });
+}
+
+// Where an edge comes from that is not of this group: a run, or, where there are many, all of its group.
+function otherBox(edges: GroupGraph["edges"]["columns"], row: number, id: string, few: boolean): Box {
+  const [title, group] = [edges.from_title[row]!, edges.from_group[row]!];
+  const numbers = {};
+  if (!few) return { id, numbers, title: group, under: "several runs", to: "", aside: true };
+  return { id, numbers, title, under: group, to: taskPath(id), aside: true };
 }
 
 interface Plan {
@@ -153,25 +170,40 @@ interface Plan {
   lines: Map<number, { x: number; y: number }[]>;
 }
 
+type Drawn = Arrow & { place: number };
+
 // Dagre places what is connected; the rest fills rows below.
 function laidOut(boxes: Box[], arrows: Arrow[], room: number): Plan {
-  const graph = new Layout({ multigraph: true });
-  graph.setGraph({ rankdir: "LR", nodesep: 14, ranksep: 56, marginx: 10, marginy: 10 });
-  graph.setDefaultEdgeLabel(() => ({}));
   const known = new Set(boxes.map((box) => box.id));
   const drawn = arrows
     .map((arrow, place) => ({ ...arrow, place }))
     .filter(({ from, to }) => known.has(from) && known.has(to));
   const connected = new Set(drawn.flatMap(({ from, to }) => [from, to]));
-  for (const one of connected) graph.setNode(one, { width: WIDE, height: HIGH });
-  for (const { from, to, place } of drawn) graph.setEdge(from, to, {}, String(place));
-  if (connected.size) layout(graph);
-  const { width = 0, height = 0 } = connected.size ? graph.graph() : {};
-  const plan: Plan = { width, height, at: new Map(), lines: new Map() };
-  for (const one of connected) plan.at.set(one, graph.node(one) as { x: number; y: number });
-  for (const { from, to, place } of drawn) plan.lines.set(place, graph.edge(from, to, String(place))?.points ?? []);
+  const plan = connectedPlan(connected, drawn);
   const alone = boxes.filter((box) => !connected.has(box.id));
-  const across = Math.max(1, Math.floor((Math.max(width, room) - 6) / (WIDE + 14)));
+  return withRows(plan, alone, Math.max(plan.width, room));
+}
+
+function connectedPlan(ids: Set<string>, drawn: Drawn[]): Plan {
+  const plan: Plan = { width: 0, height: 0, at: new Map(), lines: new Map() };
+  if (!ids.size) return plan;
+  const graph = new Layout({ multigraph: true });
+  graph.setGraph({ rankdir: "LR", nodesep: 14, ranksep: 56, marginx: 10, marginy: 10 });
+  graph.setDefaultEdgeLabel(() => ({}));
+  const key = (id: string) => `#${id}`; // dagre keeps them in plain objects, and a task may be called __proto__
+  for (const one of ids) graph.setNode(key(one), { width: WIDE, height: HIGH });
+  for (const { from, to, place } of drawn) graph.setEdge(key(from), key(to), {}, String(place));
+  layout(graph);
+  for (const one of ids) plan.at.set(one, graph.node(key(one)) as { x: number; y: number });
+  for (const { from, to, place } of drawn)
+    plan.lines.set(place, graph.edge(key(from), key(to), String(place))?.points ?? []);
+  const { width = 0, height = 0 } = graph.graph();
+  return { ...plan, width, height };
+}
+
+function withRows(plan: Plan, alone: Box[], room: number): Plan {
+  const { height } = plan;
+  const across = Math.max(1, Math.floor((room - 6) / (WIDE + 14)));
   alone.forEach((box, place) => {
     const [column, row] = [place % across, Math.floor(place / across)];
     const at = { x: 10 + WIDE / 2 + column * (WIDE + 14), y: height + 10 + HIGH / 2 + row * (HIGH + 14) };
@@ -182,7 +214,13 @@ function laidOut(boxes: Box[], arrows: Arrow[], room: number): Plan {
   return plan;
 }
 
-function Drawing({ boxes, arrows, name }: { boxes: Box[]; arrows: Arrow[]; name: string }) {
+interface DrawingProps {
+  boxes: Box[];
+  arrows: Arrow[];
+  name: string;
+}
+
+function Drawing({ boxes, arrows, name }: DrawingProps) {
   // Where the boxes are depends on which there are, not on what has become of them: a live graph keeps still.
   const shape = JSON.stringify([boxes.map((box) => box.id), arrows.map(({ from, to }) => [from, to])]);
   // `shape` stands for both.
@@ -197,47 +235,51 @@ function Drawing({ boxes, arrows, name }: { boxes: Box[]; arrows: Arrow[]; name:
               <path d="M0 0.5 8 4 0 7.5Z" class="head" />
             </marker>
           </defs>
-          {arrows.map((arrow, place) => {
-            const points = plan.lines.get(place) ?? [];
-            return (
-              <path
-                key={`${arrow.from} ${arrow.to} ${arrow.kind}`}
-                class={`arrow k-${arrow.kind}`}
-                d={curve(points)}
-                marker-end="url(#head)"
-              />
-            );
-          })}
+          {arrows.map((arrow, place) => (
+            <path
+              key={keyOf(arrow)}
+              class={`arrow k-${arrow.kind}`}
+              d={curve(plan.lines.get(place) ?? [])}
+              marker-end="url(#head)"
+            />
+          ))}
           {boxes.map((box) => {
             const { x, y } = plan.at.get(box.id)!;
             return <Node key={box.id} box={box} x={x - WIDE / 2} y={y - HIGH / 2} />;
           })}
         </svg>
       </div>
-      <table class="hidden">
-        <caption>The lines of the {name}</caption>
-        <thead>
-          <tr>
-            <th scope="col">From</th>
-            <th scope="col">To</th>
-            <th scope="col">What</th>
-          </tr>
-        </thead>
-        <tbody>
-          {arrows.map((arrow) => (
-            <tr key={`${arrow.from} ${arrow.to} ${arrow.kind}`}>
-              <td>{titleOf(boxes, arrow.from)}</td>
-              <td>{titleOf(boxes, arrow.to)}</td>
-              <td>{arrow.said}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
+      <LinesInWords boxes={boxes} arrows={arrows} name={name} />
     </>
   );
 }
 
-const titleOf = (boxes: Box[], id: string) => boxes.find((box) => box.id === id)?.title ?? "";
+const keyOf = ({ from, to, kind }: Arrow) => `${from} ${to} ${kind}`;
+
+function LinesInWords({ boxes, arrows, name }: DrawingProps) {
+  const titles = new Map(boxes.map(({ id, title }) => [id, title]));
+  return (
+    <table class="hidden">
+      <caption>The lines of the {name}</caption>
+      <thead>
+        <tr>
+          <th scope="col">From</th>
+          <th scope="col">To</th>
+          <th scope="col">What</th>
+        </tr>
+      </thead>
+      <tbody>
+        {arrows.map((arrow) => (
+          <tr key={keyOf(arrow)}>
+            <td>{titles.get(arrow.from)}</td>
+            <td>{titles.get(arrow.to)}</td>
+            <td>{arrow.said}</td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}
 
 function curve(points: { x: number; y: number }[]): string {
   const [first, ...rest] = points;
@@ -253,17 +295,15 @@ function curve(points: { x: number; y: number }[]): string {
 
 const shortened = (text: string, length: number) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
-function Node({ box, x, y }: { box: Box; x: number; y: number }) {
+interface NodeProps {
+  box: Box;
+  x: number;
+  y: number;
+}
+
+function Node({ box, x, y }: NodeProps) {
   const [, go] = useLocation();
-  const all = total(box.numbers);
-  let at = 0;
-  const parts: { kind: Kind; from: number; width: number }[] = [];
-  for (const kind of KINDS.filter((one) => box.numbers[one])) {
-    const width = ((WIDE - 2) * box.numbers[kind]!) / all;
-    parts.push({ kind, from: at, width });
-    at += width;
-  }
-  const said = `${box.title}: ${box.under}${all > 1 ? `, ${words(box.numbers)}` : ""}`;
+  const said = `${box.title}: ${box.under}${total(box.numbers) > 1 ? `, ${words(box.numbers)}` : ""}`;
   const body = (
     <g transform={`translate(${x} ${y})`} class={box.aside ? "node aside" : "node"}>
       <title>{said}</title>
@@ -272,9 +312,9 @@ function Node({ box, x, y }: { box: Box; x: number; y: number }) {
         {shortened(box.title, 26)}
       </text>
       <text x="10" y="33" class="under">
-        {shortened(box.under, 30)}
+        {shortened(box.under, 32)}
       </text>
-      {parts.map(({ kind, from, width }) => (
+      {partsOf(box.numbers).map(({ kind, from, width }) => (
         <rect key={kind} x={1 + from} y={HIGH - 6} width={Math.max(width, 2)} height="5" class={`f-${kind}`} />
       ))}
     </g>
@@ -290,4 +330,14 @@ function Node({ box, x, y }: { box: Box; x: number; y: number }) {
       {body}
     </a>
   );
+}
+
+function partsOf(numbers: Numbers): { kind: Kind; from: number; width: number }[] {
+  const all = total(numbers);
+  let from = 0;
+  return KINDS.filter((kind) => numbers[kind]).map((kind) => {
+    const width = ((WIDE - 2) * numbers[kind]!) / all;
+    from += width;
+    return { kind, from: from - width, width };
+  });
 }

@@ -1,6 +1,5 @@
 import { lazy, Suspense } from "preact/compat";
-import { useLocation } from "wouter-preact";
-import type { Errors, Header } from "../answers";
+import type { Header } from "../answers";
 import { useAnswer } from "../api";
 import { query } from "../base";
 import { count, duration, plural } from "../format";
@@ -20,12 +19,12 @@ import {
   Time,
   To,
   Trouble,
-  taskPath,
   useTitle,
   ValueTable,
 } from "../parts/basics";
+import { ErrorList } from "../parts/errors";
 import { LogView } from "../parts/log";
-import { Bar, numbersAt, State } from "../states";
+import { Bar, type Kind, type Numbers, numbersAt, State, total } from "../states";
 import { TimelineView } from "../timeline/view";
 import { TaskTable } from "./tasks";
 import { WhereView } from "./where";
@@ -33,7 +32,7 @@ import { WhereView } from "./where";
 const GraphView = lazy(() => import("./graph"));
 
 const TABS = ["timeline", "graph", "tasks", "logs", "parameters", "where"] as const;
-const NAMES: Record<(typeof TABS)[number], string> = {
+const NAMES: Record<Tab, string> = {
   timeline: "Timeline",
   graph: "Graph",
   tasks: "Tasks",
@@ -41,6 +40,7 @@ const NAMES: Record<(typeof TABS)[number], string> = {
   parameters: "Values",
   where: "Where the time went",
 };
+type Tab = (typeof TABS)[number];
 
 export function RunPage({ id }: { id: string }) {
   const answer = useAnswer<Header>(`api/runs/${id}`, {}, { view: "run", id });
@@ -54,34 +54,58 @@ export function RunPage({ id }: { id: string }) {
   return (
     <>
       <Trouble error={answer.error} />
-      <Head header={header} />
-      <ErrorList errors={header.errors} handled={header.run.fate === "completed"} />
-      <nav class="tabs" aria-label="views of the run">
-        {TABS.map((one) => (
-          <To key={one} to={runPath(id) + query({ tab: one })} aria-current={one === tab ? "page" : undefined}>
-            {NAMES[one]}
-            {one === "tasks" && (
-              <span class="soft"> {count(header.groups.columns.total.reduce((a, b) => a + b, 0))}</span>
-            )}
-          </To>
-        ))}
-      </nav>
+      <Head header={header} again={answer.again} />
+      <ErrorList header={header} />
+      <Tabs header={header} tab={tab} />
       <section aria-label={NAMES[tab]}>
-        {tab === "timeline" && (
-          <TimelineView header={header} open={now.open ?? null} onOpen={(open) => change({ tab, open })} />
-        )}
-        {tab === "graph" && (
-          <Suspense fallback={<p class="soft">Reading …</p>}>
-            <GraphView id={id} live={header.run.ended === null} />
-          </Suspense>
-        )}
-        {tab === "tasks" && <TaskTable header={header} />}
-        {tab === "logs" && <LogView id={id} live={header.run.ended === null} names={namesOf(header)} />}
-        {tab === "parameters" && <ValuesView header={header} />}
-        {tab === "where" && <WhereView header={header} />}
+        <View header={header} tab={tab} />
       </section>
     </>
   );
+}
+
+function Tabs({ header, tab }: { header: Header; tab: Tab }) {
+  return (
+    <nav class="tabs" aria-label="views of the run">
+      {TABS.map((one) => (
+        <To key={one} to={runPath(header.run.id) + query({ tab: one })} aria-current={one === tab ? "page" : undefined}>
+          {one === "where" ? <ShortOrLong short="Time" long={NAMES.where} /> : NAMES[one]}
+          {one === "tasks" && <span class="soft"> {count(total(totalsOf(header)))}</span>}
+        </To>
+      ))}
+    </nav>
+  );
+}
+
+const ShortOrLong = ({ short, long }: { short: string; long: string }) => (
+  <>
+    <span class="wide">{long}</span>
+    <span class="narrow">{short}</span>
+  </>
+);
+
+function View({ header, tab }: { header: Header; tab: Tab }) {
+  const [now, change] = useAddress();
+  const { id, ended } = header.run;
+  const live = ended === null;
+  switch (tab) {
+    case "timeline":
+      return <TimelineView header={header} open={now.open ?? null} onOpen={(open) => change({ tab, open })} />;
+    case "graph":
+      return (
+        <Suspense fallback={<p class="soft">Reading …</p>}>
+          <GraphView id={id} live={live} />
+        </Suspense>
+      );
+    case "tasks":
+      return <TaskTable header={header} />;
+    case "logs":
+      return <LogView id={id} live={live} names={namesOf(header)} />;
+    case "parameters":
+      return <ValuesView header={header} />;
+    case "where":
+      return <WhereView header={header} />;
+  }
 }
 
 const namesOf = (header: Header) => [...new Set(header.groups.columns.name)];
@@ -103,7 +127,7 @@ export function Crumbs({ described, current }: { described: Pick<Header, "parent
   );
 }
 
-function Head({ header }: { header: Header }) {
+function Head({ header, again }: { header: Header; again: () => void }) {
   const { run } = header;
   return (
     <header class="head">
@@ -111,51 +135,54 @@ function Head({ header }: { header: Header }) {
       <div class="titleline">
         <h1>{run.run_name}</h1>
         <State fate={run.fate} state={run.state} />
-        <Actions run={run} />
+        <Actions header={header} again={again} />
       </div>
       <p class="outcome">{header.outcome}</p>
-      <Totals header={header} />
-      <Facts>
-        {run.kind === "flow" && (
-          <Fact name="Flow">
-            <To to={flowPath(run.name)}>{run.name}</To>
-          </Fact>
-        )}
-        <Fact name="Started">
-          <Time at={run.started ?? run.created} />
-        </Fact>
-        <Fact name="Duration">
-          <Lasted from={run.started} to={run.ended} over={run.ended !== null} />
-        </Fact>
-        {header.info.columns.name.map((name, row) =>
-          name === "host" || name === "pid" ? (
-            <Fact key={name} name={name === "host" ? "Host" : "Process"}>
-              {header.info.columns.value[row]}
-            </Fact>
-          ) : null,
-        )}
-        {run.tags.length > 0 && (
-          <Fact name="Tags">
-            <Tags tags={run.tags} />
-          </Fact>
-        )}
-        <Fact name="Id">
-          <code>{run.id}</code>
-        </Fact>
-      </Facts>
+      {total(totalsOf(header)) > 0 && <Bar numbers={totalsOf(header)} />}
+      <RunFacts header={header} />
       <Lives header={header} />
     </header>
   );
 }
 
-function Totals({ header }: { header: Header }) {
-  const numbers: Record<string, number> = {};
-  header.groups.columns.group.forEach((_, row) => {
-    for (const [kind, number] of Object.entries(numbersAt(header.groups.fates, row) ?? {})) {
-      numbers[kind] = (numbers[kind] ?? 0) + number;
+function RunFacts({ header: { run, info } }: { header: Header }) {
+  const known = (name: string) => info.columns.value[info.columns.name.indexOf(name)];
+  return (
+    <Facts>
+      {run.kind === "flow" && (
+        <Fact name="Flow">
+          <To to={flowPath(run.name)}>{run.name}</To>
+        </Fact>
+      )}
+      <Fact name="Started">
+        <Time at={run.started ?? run.created} />
+      </Fact>
+      <Fact name="Duration">
+        <Lasted from={run.started} to={run.ended} over={run.ended !== null} />
+      </Fact>
+      {known("host") && <Fact name="Host">{known("host")}</Fact>}
+      {known("pid") && <Fact name="Process">{known("pid")}</Fact>}
+      {run.tags.length > 0 && (
+        <Fact name="Tags">
+          <Tags tags={run.tags} />
+        </Fact>
+      )}
+      <Fact name="Id">
+        <code>{run.id}</code>
+      </Fact>
+    </Facts>
+  );
+}
+
+// Task runs by what has become of them; subflow runs are not counted, as in the sentence above.
+function totalsOf({ groups }: Header): Numbers {
+  const numbers: Numbers = {};
+  groups.columns.kind.forEach((kind, row) => {
+    for (const [fate, number] of Object.entries((kind === "task" && numbersAt(groups.fates, row)) || {})) {
+      numbers[fate as Kind] = (numbers[fate as Kind] ?? 0) + number;
     }
   });
-  return Object.keys(numbers).length ? <Bar numbers={numbers} /> : null;
+  return numbers;
 }
 
 function Lives({ header }: { header: Header }) {
@@ -183,38 +210,6 @@ function Lives({ header }: { header: Header }) {
   );
 }
 
-// Errors of task runs, the user's own line first.
-export function ErrorList({ errors, handled }: { errors: Errors; handled: boolean }) {
-  const { id, title, error_type, error, user_line, state } = errors.columns;
-  const [, go] = useLocation();
-  const [now] = useAddress();
-  if (!id.length) return null;
-  return (
-    <section class={`errors ${handled ? "handled" : ""}`} aria-label="errors">
-      <ul>
-        {id.map((one, row) => (
-          <li key={one}>
-            <To to={taskPath(one)} class="strong">
-              {title[row]}
-            </To>{" "}
-            <span class="soft">{state[row]}</span>
-            {user_line[row] && <div class="place">{user_line[row]}</div>}
-            <div class="said">
-              {error_type[row] && <strong>{error_type[row]}: </strong>}
-              {error[row]}
-            </div>
-          </li>
-        ))}
-      </ul>
-      {errors.more > 0 && (
-        <button type="button" class="plain" onClick={() => go(query({ ...now, tab: "tasks", state: "failed" }))}>
-          {count(errors.more)} more
-        </button>
-      )}
-    </section>
-  );
-}
-
 function ValuesView({ header }: { header: Header }) {
   const { run } = header;
   return (
@@ -236,19 +231,18 @@ function ValuesView({ header }: { header: Header }) {
         <h2>Where and how it ran</h2>
         <ValueTable columns={header.info.columns} caption="Where and how it ran" />
         <h2>Identity</h2>
-        <ValueTable
-          caption="Identity"
-          columns={{
-            name: ["key", "version", "created", "attempts"],
-            value: [
-              run.key,
-              run.version ?? "-",
-              `${duration((run.started ?? run.created) - run.created)} before it started`,
-              String(run.attempts),
-            ],
-          }}
-        />
+        <ValueTable columns={identityOf(header)} caption="Identity" />
       </div>
     </div>
   );
 }
+
+const identityOf = ({ run }: Header) => ({
+  name: ["key", "version", "created", "attempts"],
+  value: [
+    run.key,
+    run.version ?? "-",
+    `${duration((run.started ?? run.created) - run.created)} before it started`,
+    String(run.attempts),
+  ],
+});

@@ -9,12 +9,11 @@ import { useAddress } from "../parts/address";
 import { flowPath, Lasted, pathOf, Tags, Time, To, Trouble, useTitle } from "../parts/basics";
 import { usePages } from "../parts/pages";
 import { type Head, Table } from "../parts/table";
-import { Typed } from "../parts/typed";
+import { Choice, Typed } from "../parts/typed";
 import { Bar, KINDS, numbersAt, State } from "../states";
 
 type Columns = RunColumns & Fates;
 const FILTERS = ["flow", "state", "tag", "text", "parameter", "since", "until"] as const;
-const LIMIT = 100;
 
 const flat = (answer: Runs): Columns => ({ ...answer.columns, ...answer.tasks }) as Columns;
 
@@ -22,8 +21,10 @@ export function RunsPage() {
   useTitle("Runs");
   const [now] = useAddress();
   const filters = Object.fromEntries(FILTERS.map((name) => [name, now[name]]));
-  const asked = { ...filters, limit: LIMIT };
-  const pages = usePages<Runs, Columns>("api/runs", asked, flat, { view: "runs" });
+  const pages = usePages<Runs, Columns>({
+    ...{ path: "api/runs", parameters: filters, sort: "created", view: { view: "runs" } },
+    flat,
+  });
   const [chosen, setChosen] = useState<string[]>([]);
   const choose = (id: string) =>
     setChosen(chosen.includes(id) ? chosen.filter((one) => one !== id) : [...chosen, id].slice(-2));
@@ -39,7 +40,8 @@ export function RunsPage() {
           caption="Runs, latest first"
           heads={headsOf(pages.columns, chosen, choose)}
           rows={pages.rows}
-          more={pages.more}
+          hasMore={pages.hasMore}
+          onSee={pages.see}
           empty={filtered ? "No run is like that." : "Nothing has been recorded yet. Run a flow: its runs appear here."}
         />
       )}
@@ -71,62 +73,71 @@ function headsOf(columns: Columns, chosen: string[], choose: (id: string) => voi
     ...columns.started.map((started, row) => (started && columns.ended[row] ? columns.ended[row] - started : 0)),
   );
   return [
+    { head: "Pick", width: "2.9rem", wide: true, cell: (row) => <Picked {...{ columns, row, chosen, choose }} /> },
     {
-      head: "Pick",
-      width: "2.9rem",
-      wide: true,
-      cell: (row) => (
-        <input
-          type="checkbox"
-          aria-label={`compare ${columns.run_name[row]}`}
-          checked={chosen.includes(columns.id[row]!)}
-          onChange={() => choose(columns.id[row]!)}
-        />
-      ),
+      head: "State",
+      width: "7.3rem",
+      narrow: "6.6rem",
+      cell: (row) => <State fate={columns.fate[row]!} state={columns.state[row]!} />,
     },
-    { head: "State", width: "7.6rem", cell: (row) => <State fate={columns.fate[row]!} state={columns.state[row]!} /> },
+    { head: "Run", width: "10rem", cell: (row) => <Named columns={columns} row={row} /> },
+    { head: "Flow", width: "8rem", wide: true, cell: (row) => <Origin columns={columns} row={row} /> },
     {
-      head: "Run",
-      width: "11rem",
-      cell: (row) => (
-        <To class="strong" to={pathOf(columns.kind[row]!, columns.id[row]!)}>
-          {columns.run_name[row]}
-        </To>
-      ),
-    },
-    {
-      head: "Flow",
-      width: "8rem",
-      wide: true,
-      cell: (row) =>
-        columns.kind[row] === "flow" ? (
-          <To to={flowPath(columns.name[row]!)}>{columns.name[row]}</To>
-        ) : (
-          <span class="soft">task {columns.name[row]}</span>
-        ),
-    },
-    {
-      head: "Started",
-      width: "8.2rem",
-      wide: true,
+      ...{ head: "Started", width: "6.8rem", wide: true },
       cell: (row) => <Time at={columns.started[row] ?? columns.created[row]} />,
     },
-    { head: "Duration", width: "10.5rem", cell: (row) => <Duration columns={columns} row={row} longest={longest} /> },
-    { head: "Tasks", width: "13rem", wide: true, cell: (row) => <Bar numbers={numbersAt(columns, row)} /> },
+    {
+      head: "Duration",
+      width: "9.5rem",
+      narrow: "5.8rem",
+      cell: (row) => <Duration columns={columns} row={row} longest={longest} />,
+    },
+    { head: "Tasks", width: "12rem", wide: true, cell: (row) => <Bar numbers={numbersAt(columns, row)} /> },
     { head: "What happened", wide: true, cell: (row) => <What columns={columns} row={row} /> },
   ];
 }
 
-function What({ columns, row }: { columns: Columns; row: number }) {
+interface CellProps {
+  columns: Columns;
+  row: number;
+}
+
+function Picked({ columns, row, chosen, choose }: CellProps & { chosen: string[]; choose: (id: string) => void }) {
   return (
-    <>
-      <Tags tags={columns.tags[row]!} />
-      <span class="soft">{columns.error[row] ?? columns.message[row] ?? columns.parameters[row]}</span>
-    </>
+    <input
+      type="checkbox"
+      aria-label={`compare ${columns.run_name[row]}`}
+      checked={chosen.includes(columns.id[row]!)}
+      onChange={() => choose(columns.id[row]!)}
+    />
   );
 }
 
-function Duration({ columns, row, longest }: { columns: Columns; row: number; longest: number }) {
+// On narrow screens there is no column for the flow.
+function Named({ columns, row }: CellProps) {
+  return (
+    <To class="strong" to={pathOf(columns.kind[row]!, columns.id[row]!)}>
+      {columns.run_name[row]}
+      <span class="narrow soft"> · {columns.name[row]}</span>
+    </To>
+  );
+}
+
+function Origin({ columns, row }: CellProps) {
+  const name = columns.name[row]!;
+  return columns.kind[row] === "flow" ? <To to={flowPath(name)}>{name}</To> : <span class="soft">task {name}</span>;
+}
+
+function What({ columns, row }: CellProps) {
+  const said = columns.error[row] ?? columns.message[row] ?? columns.parameters[row];
+  return (
+    <span title={said}>
+      <span class="soft">{said}</span> <Tags tags={columns.tags[row]!} />
+    </span>
+  );
+}
+
+function Duration({ columns, row, longest }: CellProps & { longest: number }) {
   const [from, to] = [columns.started[row]!, columns.ended[row]!];
   const share = from && to ? (to - from) / longest : 0;
   return (
@@ -148,50 +159,54 @@ function Filters() {
   const flows = useAnswer<Flows>("api/flows");
   const search = useRef<HTMLInputElement>(null);
   const [, go] = useLocation();
-  useKeys({ "/": () => search.current?.focus(), Escape: () => go("/runs") });
-  const more = ["tag", "parameter", "since", "until"].some((name) => now[name]);
+  useKeys({ "/": () => search.current?.focus(), Escape: () => go("/runs"), x: pick });
   return (
     <form class="controls filters" role="search" aria-label="filter runs" onSubmit={(event) => event.preventDefault()}>
       <label class="grow">
         <span>Text</span>
         <Typed field={search} value={now.text} onText={(text) => change({ text })} hint="name, parameter, error" />
       </label>
-      <label>
-        <span>Flow</span>
-        <select value={now.flow ?? ""} onChange={(event) => change({ flow: event.currentTarget.value })}>
-          <option value="">any</option>
-          {[...new Set([...(now.flow ? [now.flow] : []), ...(flows.data?.columns.name ?? [])])].map((name) => (
-            <option key={name} value={name}>
-              {name}
-            </option>
-          ))}
-        </select>
-      </label>
-      <label>
-        <span>State</span>
-        <select value={now.state ?? ""} onChange={(event) => change({ state: event.currentTarget.value })}>
-          <option value="">any</option>
-          {KINDS.filter((kind) => kind !== "blocked").map((kind) => (
-            <option key={kind}>{kind}</option>
-          ))}
-        </select>
-      </label>
-      <details open={more}>
-        <summary>More filters</summary>
-        <div class="controls">
-          <label>
-            <span>Tag</span>
-            <Typed value={now.tag} onText={(tag) => change({ tag })} />
-          </label>
-          <label>
-            <span>Parameter</span>
-            <Typed value={now.parameter} onText={(parameter) => change({ parameter })} hint="name=value" />
-          </label>
-          <Moment name="Since" value={now.since} onTime={(since) => change({ since })} />
-          <Moment name="Until" value={now.until} onTime={(until) => change({ until })} />
-        </div>
-      </details>
+      <Choice
+        name="Flow"
+        value={now.flow}
+        choices={flows.data?.columns.name ?? []}
+        onChoose={(flow) => change({ flow })}
+      />
+      <Choice
+        name="State"
+        value={now.state}
+        choices={KINDS.filter((kind) => kind !== "blocked")}
+        onChoose={(state) => change({ state })}
+      />
+      <MoreFilters />
     </form>
+  );
+}
+
+// The box of the row in which the keyboard is.
+function pick() {
+  document.activeElement?.closest("tr")?.querySelector<HTMLInputElement>("input[type=checkbox]")?.click();
+}
+
+function MoreFilters() {
+  const [now, change] = useAddress();
+  const some = ["tag", "parameter", "since", "until"].some((name) => now[name]);
+  return (
+    <details open={some}>
+      <summary>More filters</summary>
+      <div class="controls">
+        <label>
+          <span>Tag</span>
+          <Typed value={now.tag} onText={(tag) => change({ tag })} />
+        </label>
+        <label>
+          <span>Parameter</span>
+          <Typed value={now.parameter} onText={(parameter) => change({ parameter })} hint="name=value" />
+        </label>
+        <Moment name="Since" value={now.since} onTime={(since) => change({ since })} />
+        <Moment name="Until" value={now.until} onTime={(until) => change({ until })} />
+      </div>
+    </details>
   );
 }
 

@@ -1,7 +1,9 @@
 import { useState } from "preact/hooks";
 import type { TaskRun } from "../answers";
 import { ask, useAnswer } from "../api";
+import { query } from "../base";
 import { duration, plural } from "../format";
+import { useKeys } from "../keys";
 import { useAddress } from "../parts/address";
 import {
   Fact,
@@ -14,89 +16,102 @@ import {
   Time,
   To,
   Trouble,
+  taskPath,
   useTitle,
   Value,
   ValueTable,
 } from "../parts/basics";
+import { Failure } from "../parts/errors";
 import { LogView } from "../parts/log";
 import { kindOf, Sign, State } from "../states";
 import { Crumbs } from "./run";
+
+const TABS = ["overview", "logs"] as const;
 
 export function TaskPage({ id }: { id: string }) {
   const answer = useAnswer<TaskRun>(`api/tasks/${id}`, {}, { view: "task", id });
   useTitle(answer.data?.run.title ?? "Task run");
   const [now, change] = useAddress();
+  useKeys({ "1": () => change({ tab: null }), "2": () => change({ tab: "logs" }) });
   if (!answer.data) return <Loading error={answer.error} />;
   const said = answer.data;
-  const { run } = said;
   const tab = now.tab === "logs" ? "logs" : "overview";
   return (
     <>
       <Trouble error={answer.error} />
-      <header class="head">
-        <Crumbs described={said} current={run.title} />
-        <div class="titleline">
-          <h1>{run.run_name}</h1>
-          <State fate={run.fate} state={run.state} />
-        </div>
-        <p class="outcome">{said.outcome}</p>
-        <Facts>
-          <Fact name={run.kind === "flow" ? "Flow" : "Task"}>{run.name}</Fact>
-          {run.map_index !== null && <Fact name="Index">{run.map_index}</Fact>}
-          <Fact name="Started">
-            <Time at={run.started} />
-          </Fact>
-          <Fact name="Duration">
-            <Lasted from={run.started} to={run.ended} over={run.ended !== null} />
-          </Fact>
-          {run.started !== null && <Fact name="Waited before">{duration(run.started - run.created)}</Fact>}
-          <Fact name="Attempts">{run.attempts}</Fact>
-          {said.children > 0 && (
-            <Fact name="Called">
-              {run.kind === "flow" ? (
-                <To to={pathOf("flow", run.id)}>{plural(said.children, "run")}</To>
-              ) : (
-                plural(said.children, "run")
-              )}
-            </Fact>
-          )}
-          {run.tags.length > 0 && (
-            <Fact name="Tags">
-              <Tags tags={run.tags} />
-            </Fact>
-          )}
-          <Fact name="Id">
-            <code>{run.id}</code>
-          </Fact>
-        </Facts>
-      </header>
-      {run.error !== null && said.attempts.columns.error.at(-1) !== run.error && (
-        <section class="errors" aria-label="error">
-          {run.user_line && <div class="place">{run.user_line}</div>}
-          <div class="said">
-            {run.error_type && <strong>{run.error_type}: </strong>}
-            {run.error}
-          </div>
-        </section>
-      )}
+      <Head said={said} />
+      <OwnError said={said} />
       <nav class="tabs" aria-label="views of the task run">
-        <To to={`/tasks/${id}`} aria-current={tab === "overview" ? "page" : undefined}>
-          Overview
-        </To>
-        <To to={`/tasks/${id}?tab=logs`} aria-current={tab === "logs" ? "page" : undefined}>
-          Logs
-        </To>
+        {TABS.map((one) => (
+          <To
+            key={one}
+            to={taskPath(id) + query({ tab: one === "logs" ? one : null })}
+            aria-current={one === tab ? "page" : undefined}
+          >
+            {one === "logs" ? "Logs" : "Overview"}
+          </To>
+        ))}
       </nav>
       {tab === "logs" ? (
-        <LogView id={id} live={run.ended === null} names={[]} only={id} />
+        <LogView id={id} live={said.run.ended === null} names={[]} only={id} />
       ) : (
-        <Overview said={said} onLogs={() => change({ tab: "logs" })} />
+        <Overview said={said} />
       )}
     </>
   );
 }
 
-function Overview({ said }: { said: TaskRun; onLogs: () => void }) {
+function Head({ said }: { said: TaskRun }) {
+  const { run } = said;
+  return (
+    <header class="head">
+      <Crumbs described={said} current={run.title} />
+      <div class="titleline">
+        <h1>{run.run_name}</h1>
+        <State fate={run.fate} state={run.state} />
+      </div>
+      <p class="outcome">{said.outcome}</p>
+      <Facts>
+        <Fact name={run.kind === "flow" ? "Flow" : "Task"}>{run.name}</Fact>
+        {run.map_index !== null && <Fact name="Index">{run.map_index}</Fact>}
+        <Fact name="Started">
+          <Time at={run.started} />
+        </Fact>
+        <Fact name="Duration">
+          <Lasted from={run.started} to={run.ended} over={run.ended !== null} />
+        </Fact>
+        {run.started !== null && <Fact name="Waited before">{duration(run.started - run.created)}</Fact>}
+        <Fact name="Attempts">{run.attempts}</Fact>
+        {said.children > 0 && <Fact name="Called">{called(said)}</Fact>}
+        {run.tags.length > 0 && (
+          <Fact name="Tags">
+            <Tags tags={run.tags} />
+          </Fact>
+        )}
+        <Fact name="Id">
+          <code>{run.id}</code>
+        </Fact>
+      </Facts>
+    </header>
+  );
+}
+
+function called({ run, children }: TaskRun) {
+  const number = plural(children, "run");
+  return run.kind === "flow" ? <To to={pathOf("flow", run.id)}>{number}</To> : number;
+}
+
+// The error of an attempt is told with it; a run may have one without an attempt.
+function OwnError({ said: { run, attempts } }: { said: TaskRun }) {
+  if (run.error === null || attempts.columns.error.at(-1) === run.error) return null;
+  return (
+    <section class="errors" aria-label="error">
+      <Failure {...run} />
+    </section>
+  );
+}
+
+function Overview({ said }: { said: TaskRun }) {
   const { run } = said;
   return (
     <>
@@ -120,12 +135,8 @@ function Overview({ said }: { said: TaskRun; onLogs: () => void }) {
 }
 
 function Attempts({ said }: { said: TaskRun }) {
-  const { number, state, fate, started, ended, error_type, error, user_line, traceback } = said.attempts.columns;
+  const { number, error_type, error, user_line, traceback } = said.attempts.columns;
   if (!number.length) return <p class="soft">It was never started.</p>;
-  const begin = said.run.created;
-  const whole = Math.max((ended.at(-1) ?? Date.now() / 1000) - begin, 1e-9);
-  const share = (from: number | null, to: number | null) =>
-    `${(((to ?? begin + whole) - (from ?? begin)) / whole) * 100}%`;
   return (
     <>
       <h2>Attempts</h2>
@@ -147,24 +158,7 @@ function Attempts({ said }: { said: TaskRun }) {
         </thead>
         <tbody>
           {number.map((one, row) => (
-            <tr key={one}>
-              <td class="number">{one}</td>
-              <td>
-                <State fate={fate[row]!} state={state[row]!} />
-              </td>
-              <td class="wide">
-                <Time at={started[row]} />
-              </td>
-              <td class="number">
-                <Lasted from={started[row]!} to={ended[row]!} over={ended[row] !== null} />
-              </td>
-              <td class="measure">
-                <span class="ruler" aria-hidden="true">
-                  <span class="gap" style={{ width: share(begin, started[row]!) }} />
-                  <span class={`b-${kindOf(fate[row]!)}`} style={{ width: share(started[row]!, ended[row]!) }} />
-                </span>
-              </td>
-            </tr>
+            <Attempt key={one} said={said} row={row} />
           ))}
         </tbody>
       </table>
@@ -183,6 +177,34 @@ function Attempts({ said }: { said: TaskRun }) {
   );
 }
 
+function Attempt({ said, row }: { said: TaskRun; row: number }) {
+  const { number, state, fate, started, ended } = said.attempts.columns;
+  const begin = said.run.created;
+  const whole = Math.max((ended.at(-1) ?? Date.now() / 1000) - begin, 1e-9);
+  const share = (from: number | null, to: number | null) =>
+    `${(((to ?? begin + whole) - (from ?? begin)) / whole) * 100}%`;
+  return (
+    <tr>
+      <td class="number">{number[row]}</td>
+      <td>
+        <State fate={fate[row]!} state={state[row]!} />
+      </td>
+      <td class="wide">
+        <Time at={started[row]} />
+      </td>
+      <td class="number">
+        <Lasted from={started[row]!} to={ended[row]!} over={ended[row] !== null} />
+      </td>
+      <td class="measure">
+        <span class="ruler" aria-hidden="true">
+          <span class="gap" style={{ width: share(begin, started[row]!) }} />
+          <span class={`b-${kindOf(fate[row]!)}`} style={{ width: share(started[row]!, ended[row]!) }} />
+        </span>
+      </td>
+    </tr>
+  );
+}
+
 function Upstreams({ said }: { said: TaskRun }) {
   const { id, title, fate, state, kind, parameter, result } = said.upstreams.columns;
   if (!id.length) return <p class="soft">It waited for no other run.</p>;
@@ -194,11 +216,8 @@ function Upstreams({ said }: { said: TaskRun }) {
             <tr key={`${one} ${kind[row]}`}>
               <th scope="row">{parameter[row] ?? (kind[row] === "data" ? "data" : "waited for")}</th>
               <td>
-                <span class="state" title={state[row]}>
-                  <Sign kind={kindOf(fate[row]!)} />
-                  <span class="hidden">{state[row]}</span>
-                </span>{" "}
-                <To to={pathOf("task", one)}>{title[row]}</To> {result[row] !== null && <Value text={result[row]!} />}
+                <SignOnly fate={fate[row]!} state={state[row]!} /> <To to={pathOf("task", one)}>{title[row]}</To>{" "}
+                {result[row] !== null && <Value text={result[row]!} />}
               </td>
             </tr>
           ))}
@@ -211,38 +230,41 @@ function Upstreams({ said }: { said: TaskRun }) {
 
 function Downstreams({ said }: { said: TaskRun }) {
   const [pages, setPages] = useState<TaskRun["downstreams"][]>([]);
+  const [error, setError] = useState<Error | null>(null);
   const all = [said.downstreams, ...pages];
   const next = all.at(-1)!.next;
   if (!said.downstreams.columns.id.length) return <p class="soft">No other run waited for it.</p>;
+  const load = () =>
+    void ask<TaskRun>(`api/tasks/${said.run.id}`, { after: next }).then(
+      (answer) => setPages([...pages, answer.downstreams]),
+      setError,
+    );
   return (
     <>
       <ul class="runs">
         {all.flatMap(({ columns }) =>
           columns.id.map((one, row) => (
             <li key={`${one} ${columns.kind[row]}`}>
-              <span class="state" title={columns.state[row]}>
-                <Sign kind={kindOf(columns.fate[row]!)} />
-                <span class="hidden">{columns.state[row]}</span>
-              </span>{" "}
+              <SignOnly fate={columns.fate[row]!} state={columns.state[row]!} />{" "}
               <To to={pathOf("task", one)}>{columns.title[row]}</To>{" "}
               <span class="soft">{columns.parameter[row] ?? (columns.kind[row] === "data" ? "" : "waited")}</span>
             </li>
           )),
         )}
       </ul>
+      <Trouble error={error} />
       {next && (
-        <button
-          type="button"
-          class="plain"
-          onClick={() =>
-            void ask<TaskRun>(`api/tasks/${said.run.id}`, { after: next }).then((answer) =>
-              setPages([...pages, answer.downstreams]),
-            )
-          }
-        >
+        <button type="button" class="plain" onClick={load}>
           more
         </button>
       )}
     </>
   );
 }
+
+const SignOnly = ({ fate, state }: { fate: string; state: string }) => (
+  <span class="state" title={state}>
+    <Sign kind={kindOf(fate)} />
+    <span class="hidden">{state}</span>
+  </span>
+);

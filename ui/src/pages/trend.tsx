@@ -1,37 +1,30 @@
-// How long the runs of a flow took, one after the other.
+// How long the runs of a flow took, one after the other. Each is drawn by the sign of what has become of it.
+import type { RefObject } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import { useLocation } from "wouter-preact";
 import type { Flow } from "../answers";
 import { brief, duration } from "../format";
 import { runPath } from "../parts/basics";
-import { type Kind, kindOf } from "../states";
+import { type Kind, kindOf, traced } from "../states";
 import { colour, painted } from "../theme";
 
 const HEIGHT = 190;
-const SHOWN: Kind[] = ["completed", "failed", "crashed", "cancelled", "running"];
-
-// A column of durations for each fate, over the number of the run: the oldest is the first.
-function seriesOf(flow: Flow): (number | null)[][] {
-  const { fate, started, ended } = flow.runs.columns;
-  const order = fate.map((_, run) => run).reverse();
-  const lasted = order.map((run) => (started[run] === null ? null : (ended[run] ?? Date.now() / 1000) - started[run]!));
-  return [
-    order.map((_, place) => place),
-    lasted,
-    ...SHOWN.map((kind) => lasted.map((value, place) => (kindOf(fate[order[place]!]!) === kind ? value : null))),
-  ];
-}
 
 export default function Trend({ flow }: { flow: Flow }) {
   const place = useRef<HTMLDivElement>(null);
+  useChart(place, flow);
+  return <div class="trend" ref={place} aria-hidden="true" />;
+}
+
+function useChart(place: RefObject<HTMLDivElement>, flow: Flow): void {
   const [, go] = useLocation();
   useEffect(() => {
     const element = place.current!;
     let plot: uPlot | null = null;
     const make = () => {
       plot?.destroy();
-      plot = new uPlot(optionsOf(flow, element.clientWidth), seriesOf(flow) as uPlot.AlignedData, element);
+      plot = new uPlot(optionsOf(flow, element.clientWidth), valuesOf(flow), element);
     };
     make();
     const stop = painted.subscribe(() => plot && make());
@@ -50,11 +43,40 @@ export default function Trend({ flow }: { flow: Flow }) {
       plot?.destroy();
     };
   }, [flow]);
-  return <div class="trend" ref={place} aria-hidden="true" />;
+}
+
+// Durations over the number of the run: the oldest is the first.
+function valuesOf(flow: Flow): uPlot.AlignedData {
+  const { started, ended } = flow.runs.columns;
+  const order = started.map((_, run) => run).reverse();
+  const lasted = order.map((run) => (started[run] === null ? null : (ended[run] ?? Date.now() / 1000) - started[run]!));
+  return [order.map((_, place) => place), lasted];
 }
 
 function optionsOf(flow: Flow, width: number): uPlot.Options {
-  const { created, run_name, state } = flow.runs.columns;
+  const { run_name, state } = flow.runs.columns;
+  const last = run_name.length - 1;
+  return {
+    width,
+    height: HEIGHT,
+    padding: [10, 34, 0, 0],
+    scales: { x: { time: false }, y: { range: (_, __, most) => [0, (most || 1) * 1.08] } },
+    cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
+    legend: { show: true, live: true },
+    hooks: { draw: [(plot) => signs(plot, flow)] },
+    axes: axesOf(flow),
+    series: [
+      { label: "Run", value: (_, run) => (run === null ? "-" : `${run_name[last - run]} · ${state[last - run]}`) },
+      {
+        ...{ label: "Duration", stroke: colour("queued"), width: 1, points: { show: false } },
+        value: (_, value) => duration(value),
+      },
+    ],
+  };
+}
+
+function axesOf(flow: Flow): uPlot.Axis[] {
+  const { created } = flow.runs.columns;
   const last = created.length - 1;
   const axis = {
     stroke: colour("soft"),
@@ -62,45 +84,41 @@ function optionsOf(flow: Flow, width: number): uPlot.Options {
     ticks: { stroke: colour("line"), width: 1, size: 4 },
     font: "11px system-ui, sans-serif",
   };
-  return {
-    width,
-    height: HEIGHT,
-    padding: [10, 34, 0, 0],
-    scales: { x: { time: false }, y: { range: (_, __, most) => [0, (most || 1) * 1.08] } },
-    cursor: { y: false, drag: { x: false, y: false } },
-    legend: { show: true, live: true },
-    axes: [
-      {
-        ...axis,
-        values: (_, at) =>
-          at.map((run) => (Number.isInteger(run) && created[last - run] ? brief(created[last - run]) : "")),
-        space: 110,
-        size: 28,
-      },
-      { ...axis, values: (_, at) => at.map((value) => duration(value)), size: 78 },
-    ],
-    series: [
-      { label: "Run", value: (_, run) => (run === null ? "-" : `${run_name[last - run]} · ${state[last - run]}`) },
-      {
-        label: "Duration",
-        stroke: colour("line"),
-        width: 1,
-        points: { show: false },
-        value: (_, value) => duration(value),
-      },
-      ...SHOWN.map((kind) => ({
-        label: kind,
-        stroke: colour(kind),
-        fill: kind === "completed" ? colour("page") : colour(kind),
-        paths: () => null,
-        points: {
-          show: true,
-          size: kind === "completed" ? 6 : 8,
-          stroke: colour(kind),
-          fill: kind === "completed" ? colour("page") : colour(kind),
-        },
-        value: (_: uPlot, value: number | null) => duration(value),
-      })),
-    ],
-  };
+  const moments = (at: number[]) =>
+    at.map((run) => (Number.isInteger(run) && created[last - run] ? brief(created[last - run]) : ""));
+  return [
+    { ...axis, values: (_, at) => moments(at), space: 110, size: 28 },
+    { ...axis, values: (_, at) => at.map((value) => duration(value)), size: 78 },
+  ];
+}
+
+// A sign at each end of a run, on a ground that hides the line below it.
+function signs(plot: uPlot, flow: Flow): void {
+  const { fate } = flow.runs.columns;
+  const scale = devicePixelRatio || 1;
+  const crowded = plot.bbox.width / scale < 14 * fate.length; // then only what went wrong has a sign
+  plot.data[1]!.forEach((value, place) => {
+    if (value === null || value === undefined) return;
+    const kind = kindOf(fate[fate.length - 1 - place]!);
+    const [x, y] = [plot.valToPos(place, "x", true), plot.valToPos(value, "y", true)];
+    if (crowded && kind === "completed") dot(plot.ctx, x, y, 2 * scale);
+    else sign(plot.ctx, kind, x, y, scale);
+  });
+}
+
+function sign(pen: CanvasRenderingContext2D, kind: Kind, x: number, y: number, scale: number): void {
+  pen.save();
+  pen.translate(x - 6 * scale, y - 6 * scale);
+  pen.scale(scale, scale);
+  pen.fillStyle = colour("page");
+  pen.fillRect(0, 0, 12, 12);
+  traced(pen, kind, colour(kind));
+  pen.restore();
+}
+
+function dot(pen: CanvasRenderingContext2D, x: number, y: number, radius: number): void {
+  pen.fillStyle = colour("completed");
+  pen.beginPath();
+  pen.arc(x, y, radius, 0, 2 * Math.PI);
+  pen.fill();
 }

@@ -51,10 +51,8 @@ function Row(props: { name: string; seconds: number; most: number; kind: string;
 }
 
 function CriticalPath({ header }: { header: Header }) {
-  const { id, title, started, ended, waited } = header.where!.critical_path.columns;
+  const { id } = header.where!.critical_path.columns;
   if (!id.length) return null;
-  const begin = header.run.started ?? header.run.created;
-  const wall = Math.max(header.where!.wall, 1e-9);
   return (
     <>
       <h2>Critical path</h2>
@@ -75,26 +73,33 @@ function CriticalPath({ header }: { header: Header }) {
           </tr>
         </thead>
         <tbody>
-          {id.map((one, row) => {
-            const [from, to] = [started[row] ?? begin, ended[row] ?? begin];
-            return (
-              <tr key={one}>
-                <th scope="row">
-                  <To to={pathOf("task", one)}>{title[row]}</To>
-                </th>
-                <td class="number">{duration(to - from)}</td>
-                <td class="number">{duration(waited[row])}</td>
-                <td class="measure">
-                  <span class="ruler" aria-hidden="true">
-                    <span class="gap" style={{ width: `${((from - begin) / wall) * 100}%` }} />
-                    <span class="b-completed" style={{ width: `${Math.max(0.3, ((to - from) / wall) * 100)}%` }} />
-                  </span>
-                </td>
-              </tr>
-            );
-          })}
+          {id.map((one, row) => (
+            <Step key={one} header={header} row={row} />
+          ))}
         </tbody>
       </table>
     </>
+  );
+}
+
+function Step({ header, row }: { header: Header; row: number }) {
+  const { id, title, started, ended, waited } = header.where!.critical_path.columns;
+  const begin = header.run.started ?? header.run.created;
+  const [from, to] = [started[row] ?? begin, ended[row] ?? begin];
+  const wall = Math.max(header.where!.wall, 1e-9);
+  return (
+    <tr>
+      <th scope="row" title={title[row]}>
+        <To to={pathOf("task", id[row]!)}>{title[row]}</To>
+      </th>
+      <td class="number">{duration(to - from)}</td>
+      <td class="number">{duration(waited[row])}</td>
+      <td class="measure">
+        <span class="ruler" aria-hidden="true">
+          <span class="gap" style={{ width: `${((from - begin) / wall) * 100}%` }} />
+          <span class="b-completed" style={{ width: `${Math.max(0.3, ((to - from) / wall) * 100)}%` }} />
+        </span>
+      </td>
+    </tr>
   );
 }

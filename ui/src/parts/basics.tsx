@@ -1,10 +1,10 @@
 // Small parts that every page uses. Recorded text reaches the page as children only: text nodes.
-import type { ComponentChildren } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import type { ComponentChildren, RefObject } from "preact";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { Link } from "wouter-preact";
 import { Refused } from "../api";
 import { query } from "../base";
-import { brief, duration, moment } from "../format";
+import { brief, duration, moment, sofar } from "../format";
 
 export const runPath = (id: string) => `/runs/${id}`;
 export const taskPath = (id: string) => `/tasks/${id}`;
@@ -25,6 +25,16 @@ export function useTitle(title: string | null | undefined): void {
   }, [title]);
 }
 
+// How far below the top of the page an element begins.
+export function useTop(element: RefObject<HTMLElement>): number {
+  const [top, setTop] = useState(0);
+  useLayoutEffect(() => {
+    const now = Math.round((element.current?.getBoundingClientRect().top ?? 0) + scrollY);
+    if (now !== top) setTop(now);
+  });
+  return top;
+}
+
 export function Time({ at }: { at: number | null | undefined }) {
   if (at === null || at === undefined) return <span class="soft">-</span>;
   return (
@@ -34,39 +44,50 @@ export function Time({ at }: { at: number | null | undefined }) {
   );
 }
 
-// Seconds since `from`, told again every half second while it goes on.
-export function useNow(running: boolean): number {
+// The time, told again while something goes on, as often as its length is said anew: see `sofar`.
+function useNow(from: number | null): number {
   const [now, setNow] = useState(() => Date.now() / 1000);
+  const pause = from !== null && now - from >= 10 ? 1000 : 500;
   useEffect(() => {
-    if (!running) return;
-    const timer = setInterval(() => document.hidden || setNow(Date.now() / 1000), 500);
+    if (from === null) return;
+    const timer = setInterval(() => document.hidden || setNow(Date.now() / 1000), pause);
     return () => clearInterval(timer);
-  }, [running]);
+  }, [from, pause]);
   return now;
 }
 
 export function Lasted({ from, to, over }: { from: number | null; to: number | null; over: boolean }) {
-  const now = useNow(!over && from !== null);
+  const now = useNow(over ? null : from);
   if (from === null) return <span class="soft">-</span>;
-  return <>{duration((to ?? now) - from)}</>;
+  // of what goes on the tenths change often enough
+  return <>{to === null ? sofar(now - from) : duration(to - from)}</>;
 }
 
+const sentence = (text: string) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.?!:]$/.test(text) ? "" : ".");
+
+// The frame asks for the token.
+const isClosed = (error: Error) => error instanceof Refused && error.status === 401;
+
 export function Trouble({ error }: { error: Error | null }) {
-  if (!error || (error instanceof Refused && error.status === 401)) return null; // the frame asks for the token
+  if (!error || isClosed(error)) return null;
   return (
     <div class="trouble" role="alert">
-      <p>{error.message}</p>
-      {error instanceof Refused && error.hint && <p class="soft">{error.hint}</p>}
+      <p>{sentence(error.message)}</p>
+      {error instanceof Refused && error.hint && <p class="soft">{sentence(error.hint)}</p>}
     </div>
   );
 }
 
 export function Loading({ error }: { error: Error | null }) {
   if (!error) return <p class="soft loading">Reading …</p>;
+  if (isClosed(error)) return <h1>No access</h1>;
   return (
     <>
-      <h1>This cannot be shown</h1>
+      <h1>{error instanceof Refused && error.status === 404 ? "It is not here" : "This cannot be shown"}</h1>
       <Trouble error={error} />
+      <p>
+        <To to="/runs">All runs</To>
+      </p>
     </>
   );
 }
@@ -143,15 +164,24 @@ export function Dialog({
   children: ComponentChildren;
 }) {
   const element = useRef<HTMLDialogElement>(null);
+  const gone = useRef(false);
   useEffect(() => {
-    const back = document.activeElement;
-    element.current?.showModal();
+    const [back, dialog] = [document.activeElement, element.current!];
+    dialog.showModal();
     return () => {
+      gone.current = true;
+      dialog.close(); // while it is open nothing outside of it takes the focus
       if (back instanceof HTMLElement) back.focus();
     };
   }, []);
+  // The event of a closing comes a moment later: by then the same question can have been asked again.
+  const closed = () => gone.current || onClose();
+  const escaped = (event: Event) => {
+    event.preventDefault();
+    onClose();
+  };
   return (
-    <dialog ref={element} onClose={onClose} aria-labelledby="dialog-title">
+    <dialog ref={element} onCancel={escaped} onClose={closed} aria-labelledby="dialog-title">
       <h2 id="dialog-title">{title}</h2>
       {children}
     </dialog>

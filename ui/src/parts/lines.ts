@@ -43,3 +43,11 @@ export function inFront(held: Window, columns: LineColumns, before: number | nul
   const kept = each((name) => all[name].slice(0, MOST));
   return { columns: kept, before, after: kept.seq.at(-1)! };
 }
+
+// By how many places the lines that were there have moved: up if some in front of them were given up.
+export function moved(old: Window, now: Window): number {
+  const [first, last] = [old.columns.seq[0], old.columns.seq.at(-1)];
+  const stayed = last !== undefined && now.columns.seq.includes(last) ? last : first;
+  const place = stayed === undefined ? -1 : now.columns.seq.indexOf(stayed);
+  return place < 0 ? 0 : place - old.columns.seq.indexOf(stayed!);
+}

@@ -1,254 +1,176 @@
 // The log of a run: a window of its lines, which grows at the end that is scrolled to and gives up lines at the other.
 import { useVirtualizer } from "@tanstack/react-virtual";
+import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import type { LineColumns, Lines } from "../answers";
-import { ask, follow } from "../api";
+import type { LineColumns } from "../answers";
 import { query } from "../base";
 import { clockMs, count, moment } from "../format";
 import { useKeys } from "../keys";
-import { token } from "../token";
 import { useAddress } from "./address";
-import { To, Trouble, taskPath } from "./basics";
-import { behind, inFront, NONE, type Window } from "./lines";
-import { Typed } from "./typed";
+import { To, Trouble, taskPath, useTop } from "./basics";
+import { type Log, useLog } from "./following";
+import { NONE } from "./lines";
+import { Choice, Typed } from "./typed";
 
-const PAGE = 500;
 const HEIGHT = 20;
 const LEVELS = ["debug", "info", "warning", "error", "critical"];
 
 const levelName = (level: number) =>
   level >= 50 ? "critical" : level >= 40 ? "error" : level >= 30 ? "warning" : level >= 20 ? "info" : "debug";
 
-export function LogView({ id, live, names, only }: { id: string; live: boolean; names: string[]; only?: string }) {
-  const [now, change] = useAddress();
-  const [held, setHeld] = useState<Window | null>(null);
-  const [error, setError] = useState<Error | null>(null);
-  const [following, setFollowing] = useState(live && !now.line);
-  const [missed, setMissed] = useState(0);
-  const [chosen, setChosen] = useState<number | null>(now.line ? Number(now.line) : null);
-  const scroller = useRef<HTMLDivElement>(null);
+interface LogProps {
+  id: string;
+  live: boolean;
+  names: string[]; // of tasks
+  only?: string; // the run whose lines alone are wanted
+}
+
+export function LogView({ id, live, names, only }: LogProps) {
+  const [now] = useAddress();
   const search = useRef<HTMLInputElement>(null);
-  const loading = useRef(false);
-  const grown = useRef(0); // lines that came in front: the page is not to jump
   const filters = { level: now.level, task: only ?? now.task, text: now.text };
-  const asked = query(filters);
-  const path = `api/runs/${id}/logs`;
-  const secret = token.value;
-  const latest = useRef({ held, following });
-  latest.current = { held, following };
-
-  const take = (answer: Lines) => setHeld({ columns: answer.columns, before: answer.before, after: answer.after });
-  const start = (place: { around?: number } = {}) => {
-    loading.current = true;
-    return ask<Lines>(path, { ...filters, ...place, limit: PAGE })
-      .then(take, setError)
-      .finally(() => {
-        loading.current = false;
-      });
-  };
-
-  // `asked` stands for the filters.
-  useEffect(() => {
-    let stop = () => {};
-    let gone = false;
-    setHeld(null);
-    setError(null);
-    setMissed(0);
-    start(chosen !== null ? { around: chosen } : {}).then(() => {
-      if (live && !gone) stop = listen();
-    });
-    return () => {
-      gone = true;
-      stop();
-    };
-  }, [asked, id, live, secret]);
-
-  const listen = () =>
-    follow(
-      () => ({ view: "logs", id, ...filters, after: latest.current.held?.columns.seq.at(-1) ?? 0 }),
-      (_, data) => {
-        const answer: Lines = JSON.parse(data);
-        const { held: before, following: on } = latest.current;
-        if (!answer.columns.seq.length) return;
-        if (before && before.after !== null) return setMissed((number) => number + answer.columns.seq.length);
-        const next = behind(before ?? { columns: NONE, before: null, after: null }, answer.columns, null);
-        latest.current.held = next;
-        setHeld(next);
-        if (!on) setMissed((number) => number + answer.columns.seq.length);
-      },
-      setError,
-    );
-
-  const load = (direction: "before" | "after") => {
-    const cursor = held?.[direction];
-    if (loading.current || cursor === null || cursor === undefined) return;
-    loading.current = true;
-    ask<Lines>(path, { ...filters, [direction]: cursor, limit: PAGE })
-      .then((answer) => {
-        const now = latest.current.held!;
-        if (direction === "before") grown.current += answer.columns.seq.length;
-        setHeld(
-          direction === "before"
-            ? inFront(now, answer.columns, answer.before)
-            : behind(now, answer.columns, answer.after),
-        );
-      }, setError)
-      .finally(() => {
-        loading.current = false;
-      });
-  };
-
-  const columns = held?.columns ?? NONE;
-  const length = columns.seq.length;
-  const virtual = useVirtualizer({
-    count: length,
-    getScrollElement: () => scroller.current,
-    estimateSize: () => HEIGHT,
-    overscan: 15,
+  const [chosen, setChosen] = useState<number | null>(now.line ? Number(now.line) : null);
+  const log = useLog(id, live, filters, chosen);
+  const list = useList(log, query(filters), chosen);
+  const { row, choose, leave } = useChoice({ log, list, chosen, setChosen });
+  useKeys({
+    "/": () => search.current?.focus(),
+    f: () => live && log.setFollowing(!log.following),
   });
-  const items = virtual.getVirtualItems();
-  const [top, bottom] = [items[0]?.index ?? 0, items.at(-1)?.index ?? 0];
+  const toEnd = () => void log.start().then(() => list.virtual.scrollToOffset(1e9));
+  const isFiltered = Object.values(filters).some((value) => value && value !== only);
+  return (
+    <>
+      <Filters {...{ search, names }} onlyOne={only !== undefined}>
+        {live ? (
+          <Follow log={log} />
+        ) : (
+          <button type="button" onClick={toEnd}>
+            To the end
+          </button>
+        )}
+      </Filters>
+      <Trouble error={log.error} />
+      <Lines list={list} log={log} row={row} mark={now.text} isFiltered={isFiltered} onChoose={choose} />
+      {row >= 0 && <Whole columns={log.held!.columns} row={row} onClose={leave} />}
+    </>
+  );
+}
 
-  useLayoutEffect(() => {
-    const element = scroller.current;
-    if (!element) return;
-    if (grown.current) {
-      element.scrollTop += grown.current * HEIGHT;
-      grown.current = 0;
-    } else if (following) element.scrollTop = element.scrollHeight;
-  }, [held, following]);
-  const placed = useRef(false);
-  useLayoutEffect(() => {
-    if (placed.current || !length || !scroller.current) return;
-    placed.current = true;
-    const at = chosen === null ? -1 : columns.seq.indexOf(chosen);
-    scroller.current.scrollTop = at < 0 ? scroller.current.scrollHeight : at * HEIGHT - 150;
-  }, [length]);
-  useEffect(() => {
-    placed.current = false;
-  }, [asked]);
-  useEffect(() => {
-    if (!held || !placed.current) return;
-    if (top < 40) load("before");
-    else if (bottom > length - 40) load("after");
-  }, [top, bottom, held]);
+interface Choosing {
+  log: Log;
+  list: List;
+  chosen: number | null; // the number of the line
+  setChosen: (seq: number | null) => void;
+}
 
-  const toggle = () => {
-    setFollowing(!following);
-    setMissed(0);
-    if (!following && held?.after !== null) void start();
-  };
-  const choose = (row: number) => {
-    const seq = columns.seq[row];
-    if (seq === undefined) return;
-    setChosen(seq);
-    setFollowing(false);
-    change({ tab: now.tab, line: seq });
+// One line is shown whole, and is in the address.
+function useChoice({ log, list, chosen, setChosen }: Choosing) {
+  const [now, change] = useAddress();
+  const { seq } = log.held?.columns ?? NONE;
+  const row = chosen === null ? -1 : seq.indexOf(chosen);
+  const choose = (at: number) => {
+    if (seq[at] === undefined) return;
+    setChosen(seq[at]);
+    log.setFollowing(false);
+    change({ tab: now.tab, line: seq[at] });
   };
   const leave = () => {
     setChosen(null);
     change({ line: null });
   };
   const walk = (step: number) => {
-    const at = chosen === null ? -1 : columns.seq.indexOf(chosen);
-    const next = at < 0 ? bottom : Math.min(Math.max(at + step, 0), length - 1);
+    const next = row < 0 ? list.bottom : Math.min(Math.max(row + step, 0), seq.length - 1);
     choose(next);
-    virtual.scrollToIndex(next);
+    list.virtual.scrollToIndex(next);
   };
   useKeys({
-    "/": () => search.current?.focus(),
-    f: toggle,
     j: () => walk(1),
     k: () => walk(-1),
     Escape: () => (chosen === null ? change({ text: null, level: null, task: null }) : leave()),
   });
+  return { row, choose, leave };
+}
+
+// --- what is on the screen --------------------------------------------------------------------------------------------
+
+type List = ReturnType<typeof useList>;
+
+function useList(log: Log, asked: string, chosen: number | null) {
+  const { held, following, grown, load } = log;
+  const seq = (held?.columns ?? NONE).seq;
+  const scroller = useRef<HTMLDivElement>(null);
+  const virtual = useVirtualizer({
+    count: seq.length,
+    getScrollElement: () => scroller.current,
+    estimateSize: () => HEIGHT,
+    overscan: 15,
+  });
+  const items = virtual.getVirtualItems();
+  const [top, bottom] = [items[0]?.index ?? 0, items.at(-1)?.index ?? 0];
+  const placed = useRef<string | null>(null); // for which question the list has been scrolled to its first place
+
+  useLayoutEffect(() => {
+    const element = scroller.current;
+    if (!element) return;
+    element.scrollTop += grown.current * HEIGHT; // lines that came in front: the list is not to jump
+    grown.current = 0;
+    if (following) element.scrollTop = element.scrollHeight;
+  }, [held, following]);
+  useLayoutEffect(() => {
+    if (placed.current === asked || !seq.length || !scroller.current) return;
+    placed.current = asked;
+    const at = chosen === null ? -1 : seq.indexOf(chosen);
+    scroller.current.scrollTop = at < 0 ? scroller.current.scrollHeight : at * HEIGHT - 150;
+  }, [asked, seq.length]);
+  useEffect(() => {
+    if (!held || placed.current !== asked) return;
+    if (top < 40) load("before");
+    else if (bottom > seq.length - 40) load("after");
+  }, [top, bottom, held]);
+  return { scroller, virtual, items, bottom };
+}
+
+interface LinesProps {
+  list: List;
+  log: Log;
+  row: number; // the chosen one; -1: none
+  mark?: string;
+  isFiltered: boolean;
+  onChoose: (row: number) => void;
+}
+
+function Lines({ list, log, row, mark, isFiltered, onChoose }: LinesProps) {
+  const { held, following, setFollowing } = log;
+  const columns = held?.columns ?? NONE;
+  const top = useTop(list.scroller); // it reaches to the lower end of the window: the newest line is to be seen
   const scrolled = () => {
-    const element = scroller.current!;
+    const element = list.scroller.current!;
     const atEnd = element.scrollTop + element.clientHeight >= element.scrollHeight - HEIGHT;
     if (following && !atEnd) setFollowing(false);
   };
-  const row = chosen === null ? -1 : columns.seq.indexOf(chosen);
   return (
-    <>
-      <form
-        class="controls filters"
-        role="search"
-        aria-label="filter lines"
-        onSubmit={(event) => event.preventDefault()}
-      >
-        <label class="grow">
-          <span>Text</span>
-          <Typed
-            field={search}
-            value={now.text}
-            onText={(text) => change({ text, line: null })}
-            hint="part of the message"
-          />
-        </label>
-        <label>
-          <span>Level</span>
-          <select value={now.level ?? ""} onChange={(event) => change({ level: event.currentTarget.value })}>
-            <option value="">all</option>
-            {LEVELS.slice(1).map((level) => (
-              <option key={level} value={level}>
-                {level} and above
-              </option>
-            ))}
-          </select>
-        </label>
-        {!only && (
-          <label>
-            <span>Task</span>
-            <select value={now.task ?? ""} onChange={(event) => change({ task: event.currentTarget.value })}>
-              <option value="">any</option>
-              {names.map((name) => (
-                <option key={name}>{name}</option>
-              ))}
-            </select>
-          </label>
-        )}
-        {live && (
-          <button type="button" onClick={toggle} aria-pressed={following} class={following ? "on" : ""}>
-            {following ? "Following" : missed ? `Follow (${count(missed)} new)` : "Follow"}
-          </button>
-        )}
-        {!live && (
-          <button type="button" onClick={() => void start().then(() => virtual.scrollToOffset(1e9))}>
-            To the end
-          </button>
-        )}
-      </form>
-      <Trouble error={error} />
-      <div
-        class="lines"
-        ref={scroller}
-        tabIndex={0}
-        role="log"
-        aria-live="off"
-        aria-label="lines of the log"
-        onWheel={scrolled}
-        onTouchMove={scrolled}
-        onKeyUp={scrolled}
-      >
-        <div class="space" style={{ height: `${virtual.getTotalSize()}px` }}>
-          {items.map(({ index, start: y }) => (
-            <Line
-              key={columns.seq[index]}
-              {...{ columns, index, y }}
-              mark={now.text}
-              chosen={index === row}
-              onChoose={choose}
-            />
-          ))}
-        </div>
-        {held && length === 0 && held.before === null && (
-          <p class="empty">
-            {filters.text || filters.level || filters.task ? "No line is like that." : "Nothing was logged."}
-          </p>
-        )}
+    <div
+      class="lines"
+      style={{ "--top": `${top}px` }}
+      ref={list.scroller}
+      tabIndex={0}
+      role="log"
+      aria-live="off"
+      aria-label="lines of the log"
+      onWheel={scrolled}
+      onTouchMove={scrolled}
+      onKeyUp={scrolled}
+    >
+      <div class="space" style={{ height: `${list.virtual.getTotalSize()}px` }}>
+        {list.items.map(({ index, start: y }) => (
+          <Line key={columns.seq[index]} {...{ columns, index, y, mark, onChoose }} chosen={index === row} />
+        ))}
       </div>
-      {row >= 0 && <Whole columns={columns} row={row} onClose={leave} />}
-    </>
+      {held && columns.seq.length === 0 && held.before === null && (
+        <p class="empty">{isFiltered ? "No line is like that." : "Nothing was logged."}</p>
+      )}
+    </div>
   );
 }
 
@@ -316,5 +238,53 @@ function Whole({ columns, row, onClose }: { columns: LineColumns; row: number; o
         {columns.message[row]}
       </pre>
     </section>
+  );
+}
+
+// --- controls ---------------------------------------------------------------------------------------------------------
+
+interface FiltersProps {
+  search: { current: HTMLInputElement | null };
+  names: string[];
+  onlyOne: boolean; // of one run: there is no choice of tasks
+  children: ComponentChildren;
+}
+
+function Filters({ search, names, onlyOne, children }: FiltersProps) {
+  const [now, change] = useAddress();
+  return (
+    <form class="controls filters" role="search" aria-label="filter lines" onSubmit={(event) => event.preventDefault()}>
+      <label class="grow">
+        <span>Text</span>
+        <Typed
+          field={search}
+          value={now.text}
+          onText={(text) => change({ text, line: null })}
+          hint="part of the message"
+        />
+      </label>
+      <Choice
+        name="Level"
+        none="all"
+        value={now.level}
+        choices={LEVELS.slice(1).map((level) => [level, `${level} and above`])}
+        onChoose={(level) => change({ level })}
+      />
+      {!onlyOne && <Choice name="Task" value={now.task} choices={names} onChoose={(task) => change({ task })} />}
+      {children}
+    </form>
+  );
+}
+
+function Follow({ log: { following, missed, setFollowing } }: { log: Log }) {
+  return (
+    <button
+      type="button"
+      onClick={() => setFollowing(!following)}
+      aria-pressed={following}
+      class={following ? "on" : ""}
+    >
+      {following ? "Following" : missed ? `Follow (${count(missed)} new)` : "Follow"}
+    </button>
   );
 }

@@ -1,13 +1,15 @@
 // A long table of which only the rows on the screen exist. It scrolls with the page; to a screen reader it is a table
 // with all its rows. j and k walk over the links of its rows.
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
-import type { ComponentChildren } from "preact";
-import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import type { ComponentChildren, RefObject } from "preact";
+import { useEffect, useRef } from "preact/hooks";
 import { useKeys } from "../keys";
+import { useTop } from "./basics";
 
 export interface Head {
   head: string;
   width?: string; // what the column takes; one without takes the rest
+  narrow?: string; // likewise, on narrow screens
   number?: boolean;
   wide?: boolean; // left out on narrow screens
   sort?: string;
@@ -24,7 +26,8 @@ interface TableProps {
   heads: Head[];
   rows: number;
   total?: number; // with those that are not loaded; unknown if left out
-  more?: (() => void) | null; // load the next page; null: there is none
+  hasMore?: boolean; // there are rows that are not loaded
+  onSee?: (first: number, last: number) => void; // these rows are drawn
   order?: Order;
   onOrder?: (order: Order) => void;
   empty: ComponentChildren;
@@ -32,43 +35,14 @@ interface TableProps {
 
 const HEIGHT = 30;
 
-export function Table({ caption, heads, rows, total, more, order, onOrder, empty }: TableProps) {
+export function Table(props: TableProps) {
+  const { caption, heads, rows, total, hasMore, order, onOrder, empty } = props;
   const table = useRef<HTMLTableElement>(null);
-  const [margin, setMargin] = useState(0);
-  const cursor = useRef(-1);
-  useLayoutEffect(() => {
-    const top = Math.round((table.current?.getBoundingClientRect().top ?? 0) + scrollY);
-    if (top !== margin) setMargin(top);
-  });
-  const virtual = useWindowVirtualizer({
-    count: rows,
-    estimateSize: () => HEIGHT,
-    overscan: 12,
-    scrollMargin: margin + HEIGHT,
-  });
-  const items = virtual.getVirtualItems();
-  const last = items.at(-1)?.index ?? -1;
-  useEffect(() => {
-    if (more && last >= rows - 20) more();
-  }, [more, last, rows]);
-
-  const walk = (step: number) => {
-    const at = document.activeElement?.closest("tr[data-row]")?.getAttribute("data-row");
-    const next = Math.min(Math.max((at ? Number(at) : cursor.current) + step, 0), rows - 1);
-    if (next < 0) return;
-    cursor.current = next;
-    virtual.scrollToIndex(next);
-    const focus = () => table.current?.querySelector<HTMLElement>(`tr[data-row="${next}"] a`)?.focus();
-    focus();
-    requestAnimationFrame(() => requestAnimationFrame(focus));
-  };
-  useKeys({ j: () => walk(1), k: () => walk(-1) });
-
-  const above = items.length ? items[0]!.start - margin - HEIGHT : 0;
-  const below = items.length ? virtual.getTotalSize() - (items.at(-1)!.end - margin - HEIGHT) : 0;
+  const { virtual, items, above, below } = useDrawn(table, props);
+  useWalk(table, rows, (row) => virtual.scrollToIndex(row));
   return (
     <>
-      <table class="list" ref={table} aria-rowcount={(total ?? (more ? -2 : rows)) + 1} aria-label={caption}>
+      <table class="list" ref={table} aria-rowcount={(total ?? (hasMore ? -2 : rows)) + 1} aria-label={caption}>
         <thead>
           <tr aria-rowindex={1}>
             {heads.map((head) => (
@@ -95,6 +69,41 @@ export function Table({ caption, heads, rows, total, more, order, onOrder, empty
   );
 }
 
+// Which rows are drawn, and how high is what is above and below them.
+function useDrawn(table: RefObject<HTMLTableElement>, { rows, onSee }: TableProps) {
+  const margin = useTop(table) + HEIGHT;
+  const virtual = useWindowVirtualizer({
+    count: rows,
+    estimateSize: () => HEIGHT,
+    overscan: 12,
+    scrollMargin: margin,
+  });
+  const items = virtual.getVirtualItems();
+  const [first, last] = [items[0], items.at(-1)];
+  useEffect(() => {
+    if (first && last) onSee?.(first.index, last.index);
+  });
+  const above = first ? first.start - margin : 0;
+  const below = last ? virtual.getTotalSize() - (last.end - margin) : 0;
+  return { virtual, items, above, below };
+}
+
+// j and k: over the links of the rows, also of those that are not drawn yet.
+function useWalk(table: RefObject<HTMLTableElement>, rows: number, show: (row: number) => void): void {
+  const cursor = useRef(-1);
+  const walk = (step: number) => {
+    const at = document.activeElement?.closest("tr[data-row]")?.getAttribute("data-row");
+    const next = Math.min(Math.max((at ? Number(at) : cursor.current) + step, 0), rows - 1);
+    if (next < 0) return;
+    cursor.current = next;
+    show(next);
+    const focus = () => table.current?.querySelector<HTMLElement>(`tr[data-row="${next}"] a`)?.focus();
+    focus();
+    requestAnimationFrame(() => requestAnimationFrame(focus));
+  };
+  useKeys({ j: () => walk(1), k: () => walk(-1) });
+}
+
 const classes = (head: Head) => `${head.number ? "number " : ""}${head.wide ? "wide" : ""}`;
 
 const Space = ({ height }: { height: number }) => (
@@ -102,7 +111,7 @@ const Space = ({ height }: { height: number }) => (
 );
 
 function HeadCell({ head, order, onOrder }: { head: Head; order?: Order; onOrder?: (order: Order) => void }) {
-  const style = { "--width": head.width ?? "auto" }; // narrow screens share the width out anew
+  const style = { "--width": head.width ?? "auto", "--narrow": head.narrow ?? "auto" };
   if (!head.sort || !onOrder) {
     return (
       <th scope="col" class={classes(head)} style={style}>

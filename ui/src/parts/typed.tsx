@@ -30,3 +30,30 @@ export function Typed({ value = "", onText, hint, field }: TypedProps) {
     />
   );
 }
+
+interface ChoiceProps {
+  name: string;
+  value?: string;
+  choices: (string | [value: string, said: string])[];
+  none?: string; // the word for no choice
+  onChoose: (value: string) => void;
+}
+
+// A list of which one is chosen, or none. What is chosen is in it, even if nobody offers it any more.
+export function Choice({ name, value = "", choices, none = "any", onChoose }: ChoiceProps) {
+  const offered = choices.map((one): [string, string] => (typeof one === "string" ? [one, one] : one));
+  if (value && !offered.some(([one]) => one === value)) offered.unshift([value, value]);
+  return (
+    <label>
+      <span>{name}</span>
+      <select value={value} onChange={(event) => onChoose(event.currentTarget.value)}>
+        <option value="">{none}</option>
+        {offered.map(([one, said]) => (
+          <option key={one} value={one}>
+            {said}
+          </option>
+        ))}
+      </select>
+    </label>
+  );
+}

@@ -110,7 +110,7 @@ export function cut(pen: Pen, text: string, width: number): string {
 
 function groupRow(pen: Pen, scene: Scene, group: number, y: number, plot: number): void {
   ground(pen, scene, { group, run: -1 }, y, GROUP);
-  const { columns, bins } = scene.data.groups;
+  const { columns } = scene.data.groups;
   const middle = y + GROUP / 2;
   font(pen, 12, "600");
   const total = count(columns.total[group]!);
@@ -127,7 +127,7 @@ function groupRow(pen: Pen, scene: Scene, group: number, y: number, plot: number
   pen.beginPath();
   pen.rect(scene.label, y, plot, GROUP);
   pen.clip();
-  density(pen, scene, bins[group]!, y + 3, GROUP - 6, plot);
+  density(pen, scene, group, y + 3, GROUP - 6, plot);
   pen.restore();
   line(pen, 0, y + GROUP - 0.5, scene.width, y + GROUP - 0.5, "grid");
 }
@@ -152,14 +152,20 @@ const INSTANT = new Set<Kind>(["cached", "blocked", "failed", "crashed", "cancel
 
 type Bins = Timeline["groups"]["bins"][number];
 
+// Where there are many cells, each stands for several bins.
+const lengthOf = ({ bin, groups }: Timeline) => bin * groups.joined;
+
 // How many were at work at once in each bin, the height is shared by their states.
-function density(pen: Pen, scene: Scene, bins: Bins, y: number, height: number, plot: number): void {
+function density(pen: Pen, scene: Scene, group: number, y: number, height: number, plot: number): void {
   const { data, sight, label } = scene;
+  const bins = data.groups.bins[group]!;
   const kinds = data.states.map(kindOf);
-  const most = mostAtOnce(bins, kinds, data.bin);
+  const length = lengthOf(data);
+  const most = mostAtOnce(bins, kinds, length);
   const filled = new Map<number, number>();
   // Whole pixels: there must be no seams between bins.
-  const edge = (bin: number) => Math.round(sight.x(data.from + bin * data.bin, label, plot));
+  const edge = (bin: number) => Math.round(sight.x(data.from + bin * length, label, plot));
+  if (data.groups.columns.end[group] === null) goingOn(pen, scene, bins, y + height, (height - 4) / most);
   const order = Array.from(bins.bin, (_, cell) => cell).sort(
     (one, other) => STACK.indexOf(kinds[bins.state[one]!]!) - STACK.indexOf(kinds[bins.state[other]!]!),
   );
@@ -175,14 +181,30 @@ function density(pen: Pen, scene: Scene, bins: Bins, y: number, height: number, 
     }
     const before = filled.get(bins.bin[cell]!) ?? 0;
     const least = INSTANT.has(kind) ? 4 : 1;
-    const part = Math.max(least, (bins.busy[cell]! / data.bin / most) * (height - 4));
+    const part = Math.max(least, (bins.busy[cell]! / length / most) * (height - 4));
     const top = Math.max(y, y + height - before - part);
     const bottom = y + height - Math.min(before, height - part);
     pen.fillRect(x, top, width, bottom - top);
-    if (kind === "failed" || kind === "crashed" || kind === "retried")
-      hatched(pen, x, top, width, bottom - top, kind === "retried" ? -1 : 1);
+    for (const lean of LEAN[kind] ?? []) hatched(pen, x, top, width, bottom - top, lean);
     filled.set(bins.bin[cell]!, before + part);
   }
+}
+
+// From the last bin in which something was running or queued until now: it is told again only when something has happened.
+function goingOn(pen: Pen, { data, sight, label, width, now }: Scene, bins: Bins, ground: number, unit: number): void {
+  const lastOf = (kind: Kind) => bins.bin.findLastIndex((_, cell) => data.states[bins.state[cell]!] === kind);
+  const x = (time: number) => Math.round(sight.x(time, label, width - label));
+  const [running, queued] = [lastOf("running"), lastOf("queued")];
+  const begin = bins.bin[running];
+  if (begin === undefined) return;
+  const [from, to] = [x(data.from + begin * lengthOf(data)), x(Math.min(now, sight.to))];
+  const part = bins.number[running]! * unit;
+  pen.fillStyle = colour("running");
+  pen.fillRect(from, ground - part, Math.max(0, to - from), part);
+  hatched(pen, from, ground - part, Math.max(0, to - from), part, 0);
+  if ((bins.bin[queued] ?? -1) < begin) return;
+  pen.fillStyle = colour("queued");
+  pen.fillRect(from, ground, Math.max(0, to - from), 2);
 }
 
 function mostAtOnce(bins: Bins, kinds: Kind[], length: number): number {
@@ -250,11 +272,7 @@ function bar(pen: Pen, kind: Kind, x: number, y: number, width: number, height: 
     return;
   }
   pen.fillRect(x, y, width, height);
-  if (kind === "failed") hatched(pen, x, y, width, height, 1);
-  if (kind === "crashed") {
-    hatched(pen, x, y, width, height, 1);
-    hatched(pen, x, y, width, height, -1);
-  }
+  for (const lean of LEAN[kind] ?? []) hatched(pen, x, y, width, height, lean);
   if (kind === "cancelled") {
     pen.fillStyle = colour("page");
     pen.fillRect(x + 1, y + height / 2 - 1, Math.max(0, width - 2), 2);
@@ -290,7 +308,10 @@ function diamond(pen: Pen, x: number, y: number, size: number): void {
 const TILE = 6;
 const tiles = new Map<string, CanvasPattern>();
 
-// Lines across what is filled: `lean` 1 to the right, -1 to the left. A pattern, so that neighbours fit together.
+// Which lines go across what is filled: `1` leans to the right, `-1` to the left, 0 lies flat.
+const LEAN: Partial<Record<Kind, number[]>> = { failed: [1], crashed: [1, -1], retried: [-1], running: [0] };
+
+// A pattern, so that neighbours fit together.
 export function hatched(pen: Pen, x: number, y: number, width: number, height: number, lean: number): void {
   const name = `${colour("page")} ${lean}`;
   let tile = tiles.get(name);
@@ -300,10 +321,10 @@ export function hatched(pen: Pen, x: number, y: number, width: number, height: n
     const drawn = canvas.getContext("2d")!;
     drawn.scale(4, 4);
     drawn.strokeStyle = colour("page");
-    drawn.lineWidth = 1.2;
-    for (let at = -TILE; at <= 2 * TILE; at += TILE) {
-      drawn.moveTo(at, lean > 0 ? TILE : 0);
-      drawn.lineTo(at + TILE, lean > 0 ? 0 : TILE);
+    drawn.lineWidth = lean ? 1.2 : 1;
+    for (let at = -TILE; at <= 2 * TILE; at += lean ? TILE : TILE / 2) {
+      drawn.moveTo(lean ? at : 0, lean ? (lean > 0 ? TILE : 0) : at + 1);
+      drawn.lineTo(lean ? at + TILE : TILE, lean ? (lean > 0 ? 0 : TILE) : at + 1);
     }
     drawn.stroke();
     tile = pen.createPattern(canvas, "repeat")!;
@@ -327,13 +348,14 @@ function toldOfGroup({ data, sight, label }: Scene, group: number, x: number, ti
   const title = `${data.groups.columns.group[group]} · ${count(data.groups.columns.total[group]!)} runs`;
   if (x < label) return [title];
   const bins = data.groups.bins[group]!;
-  const bin = Math.floor((time - data.from) / data.bin);
+  const length = lengthOf(data);
+  const bin = Math.floor((time - data.from) / length);
   const said = [];
   for (let cell = 0; cell < bins.bin.length; cell++) {
     if (bins.bin[cell] === bin) said.push(`${count(bins.number[cell]!)} ${data.states[bins.state[cell]!]}`);
   }
-  const begin = duration(data.from + bin * data.bin - sight.begin);
-  return [title, `${duration(data.bin)} from ${begin} on: ${said.join(", ") || "nothing"}`];
+  const begin = duration(data.from + bin * length - sight.begin);
+  return [title, `${duration(length)} from ${begin} on: ${said.join(", ") || "nothing"}`];
 }
 
 function toldOfRun({ data, rows, now, label }: Scene, run: number, x: number, time: number): string[] {
