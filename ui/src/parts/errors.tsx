@@ -1,7 +1,7 @@
 // What went wrong in a run: its own error, and those of its task runs; the line of the user's code first.
 import type { Errors, Header, Run } from "../answers";
 import { query } from "../base";
-import { count } from "../format";
+import { count, plural } from "../format";
 import { runPath, To, taskPath } from "./basics";
 
 type Failed = Pick<Run, "error_type" | "error" | "user_line">;
@@ -31,7 +31,7 @@ export function ErrorList({ header }: { header: Header }) {
       {further.length === 1 && own && <TaskFailure errors={errors} row={0} />}
       {further.length > (own ? 1 : 0) && (
         <details>
-          <summary>{count(further.length)} further tasks failed</summary>
+          <summary>{plural(further.length, "further task")} failed</summary>
           {further.map((row) => (
             <TaskFailure key={row} errors={errors} row={row} />
           ))}
