@@ -6,6 +6,8 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +18,7 @@ from dashboards import Looked, rows_of
 from penstock import tallies
 from penstock.cli.outcome import outcome
 from penstock.store.base import Reader, RunRow
+from penstock.ui.answers import compare
 from penstock.ui.answers.documents import block, line
 
 LARGEST = 200_000
@@ -457,6 +460,19 @@ def test_two_runs_side_by_side(look: Looked) -> None:
     assert tasks["report"]["same_results"] is False
     both = look("/api/compare", f"a={look.run('etl')}&b={look.run('etl')}")
     assert {one["same_results"] for one in rows_of(both["tasks"])} <= {True, None}
+
+
+def test_what_takes_long_to_compare_is_counted_in_several_answers(
+    example: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "COUNTING", 0.0001)  # of a processor: over when the first has been counted
+    look = Looked(example)
+    with closing(look.records):
+        query = f"a={look.run('etl', 2)}&b={look.run('etl', 3)}"
+        documents = [look("/api/compare", query) for _ in range(5)]
+    assert [one["complete"] for one in documents] == [False, False, False, True, True]
+    assert [one["outcomes"]["a"] is None for one in documents] == [True, False, False, False, False]
+    assert [len(one["tasks"]["columns"]["group"]) for one in documents] == [0, 0, 0, 7, 7]
 
 
 def test_about(look: Looked) -> None:

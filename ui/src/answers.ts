@@ -322,8 +322,9 @@ interface Pairs {
 }
 
 export interface Comparison {
+  complete: boolean; // false: there was no time to count the tasks; the next answer goes on
   runs: Both<Run>;
-  outcomes: Both<string>;
+  outcomes: Both<string | null>;
   parameters: Pairs;
   info: Pairs;
   tasks: {

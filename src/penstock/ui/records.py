@@ -5,6 +5,7 @@ Text of statements is never made of what a request says.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import OrderedDict
@@ -39,6 +40,7 @@ class Records:
         self._remembered: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._remembering = Lock()
         self._looked = 0.0
+        self._walked: tuple[object, str] = (None, "")
 
     def get(self, run_id: str) -> RunRow:
         """Raises LookupError if there is none."""
@@ -51,6 +53,10 @@ class Records:
         """The rows that answer one of the queries in views.sql."""
         return self._window.ask_within(within, self._window.view(query), parameters)
 
+    def ask_below(self, run: RunRow, query: str, /, **parameters: object) -> list[tuple[Any, ...]]:
+        """Likewise, of one with {parents}: about everything below a run."""
+        return self.ask(query, within=THOROUGH, parents=self._parents(run), **parameters)
+
     def ask_roots(self, query: str, /, **parameters: Any) -> list[tuple[Any, ...]]:
         """Likewise, of a list of root runs: where there is no store yet, there are none."""
         try:
@@ -58,11 +64,22 @@ class Records:
         except StoreMissing:
             return []
 
-    def ask_sorted(self, query: str, sort: str, direction: str, /, **parameters: object) -> list[tuple[Any, ...]]:
-        """Likewise, of a query with SORT. Both are of this library, and not of whoever asks."""
+    def ask_sorted(
+        self, run: RunRow, query: str, sort: str, direction: str, /, **parameters: object
+    ) -> list[tuple[Any, ...]]:
+        """As `ask_below`, of a query with SORT. Both are of this library, and not of whoever asks."""
         after = {"asc": ">", "desc": "<"}[direction]
         text = self._window.view(query).replace("SORT", sort).replace("DIRECTION", direction).replace("AFTER", after)
-        return self._window.ask_within(THOROUGH, text, parameters)
+        return self._window.ask_within(THOROUGH, text, {"parents": self._parents(run), **parameters})
+
+    def _parents(self, run: RunRow) -> str:
+        """For {parents}. Only those of one run are kept, for the next question about it: there can be very many."""
+        known = (run.id, run.ended or self.version())  # asked before it is looked
+        key, text = self._walked
+        if key != known:
+            text = json.dumps(dict(self.ask("walk", within=THOROUGH, run_id=run.id)))
+            self._walked = known, text
+        return text
 
     def version(self) -> object:
         """Another one whenever somebody has written, or has made the store."""

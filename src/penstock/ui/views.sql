@@ -1,11 +1,11 @@
 -- The queries of the dashboard, beside those of the store's queries.sql and in the same style; for both stores, but for
 -- what is in views_postgres.sql.
--- {parents} stands for the first of them: the run itself and all below it that have called others, so that
+-- {parents} stands for what `walk` has answered, the run itself and all below it that have called others, so that
 -- `FROM parents JOIN runs ON runs.parent_id = parents.id` is everything below a run. Most runs call nothing, and finding
--- that out first is a third faster than to walk over each of them. `place`: names of the flows around what they have
--- called, each followed by a slash. The OFFSET keeps Postgres from looking for all parents that there are in the store.
+-- that out once is most of the way. `place`: names of the flows around what they have called, each followed by a slash.
+-- The OFFSET keeps Postgres from looking for all parents that there are in the store.
 
--- name: parents
+-- name: walk
 WITH RECURSIVE parents (id, place) AS (
     SELECT :run_id, ''
     UNION ALL
@@ -13,15 +13,24 @@ WITH RECURSIVE parents (id, place) AS (
     FROM parents JOIN runs ON runs.parent_id = parents.id
     WHERE EXISTS (SELECT 1 FROM runs AS child WHERE child.parent_id = runs.id LIMIT 1 OFFSET 0)
 )
+SELECT id, place FROM parents;
+
+-- name: parents
+-- :parents: a JSON object, ids and places.
+WITH parents (id, place) AS MATERIALIZED (SELECT key, value FROM json_each(:parents))
 
 -- name: groups
--- Ids of one flow's runs grow in the order of their creation.
+-- Ids of one flow's runs grow in the order of their creation. Last but one: seconds between attempts.
 {parents}
 SELECT place, kind, name, status, state_name, COUNT(*), SUM(CASE WHEN attempts > 1 THEN 1 ELSE 0 END),
        MIN(created), MIN(started), MAX(ended), SUM(CASE WHEN ended IS NULL THEN 1 ELSE 0 END),
-       SUM(ended - started), SUM(started - ready), SUM(ready - created), MIN(runs.id)
+       SUM(ended - started), SUM(started - ready), SUM(ready - created),
+       SUM(CASE WHEN attempts > 1 THEN attempt_started - started - COALESCE((
+           SELECT SUM(earlier_attempts.ended - earlier_attempts.started) FROM earlier_attempts WHERE run_id = runs.id), 0)
+           ELSE 0 END),
+       MIN(runs.id)
 FROM parents JOIN runs ON runs.parent_id = parents.id
-GROUP BY place, kind, name, status, state_name
+GROUP BY name, state_name, status, kind, place
 ORDER BY MIN(created), MIN(runs.id);
 
 -- name: bins
@@ -49,14 +58,6 @@ SELECT place, kind, name, earlier_attempts.started, earlier_attempts.ended
 FROM parents JOIN runs ON runs.parent_id = parents.id JOIN earlier_attempts ON earlier_attempts.run_id = runs.id
 WHERE (attempts > 1 OR attempts = 1 AND status = 'WAITING') AND earlier_attempts.started < :end AND earlier_attempts.ended >= :begin
 LIMIT :limit;
-
--- name: tried
--- What the attempts of runs with several took, added up.
-{parents}
-SELECT SUM(ended - attempt_started), SUM(ended - started), SUM(
-    (SELECT SUM(earlier_attempts.ended - earlier_attempts.started) FROM earlier_attempts WHERE run_id = runs.id))
-FROM parents JOIN runs ON runs.parent_id = parents.id
-WHERE attempts > 1 AND ended IS NOT NULL;
 
 -- name: members
 -- Runs of one group in order of creation: a page after another, or, for a picture of all of them, from the :first-th on.

@@ -1,5 +1,9 @@
 -- What Postgres has to be asked in other words, by name in the place of a query in views.sql.
 
+-- name: parents
+WITH parents (id, place) AS MATERIALIZED (
+    SELECT key COLLATE "C", value COLLATE "C" FROM json_each_text(CAST(:parents AS json)))
+
 -- name: root_runs
 -- :parameter: name of a parameter, :value: pattern for what it was. No row is believed to hold what it should: what is
 -- not JSON, or says what no text here can hold (NUL, half a surrogate pair), makes `elements_of` NULL.

@@ -1,5 +1,5 @@
 import type { ComponentChildren } from "preact";
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import type { Comparison, Run, Runs } from "../answers";
 import { useAnswer } from "../api";
 import { brief, count, duration } from "../format";
@@ -12,6 +12,9 @@ export function ComparePage() {
   const [now, change] = useAddress();
   const both = now.a && now.b;
   const answer = useAnswer<Comparison>(both ? "api/compare" : null, { a: now.a, b: now.b });
+  useEffect(() => {
+    if (answer.data?.complete === false) answer.again();
+  }, [answer.data]);
   const runs = useAnswer<Runs>("api/runs", { limit: 100 }).data?.columns;
   const [same, setSame] = useState(false);
   return (
@@ -80,14 +83,14 @@ function Both({ data, same }: { data: Comparison; same: boolean }) {
             b={<State {...data.runs.b} />}
             same={data.runs.a.state === data.runs.b.state}
           />
-          <Pair name="Outcome" a={data.outcomes.a} b={data.outcomes.b} same />
+          <Pair name="Outcome" a={data.outcomes.a ?? "…"} b={data.outcomes.b ?? "…"} same />
           <Pair name="Started" a={<Time at={data.runs.a.started} />} b={<Time at={data.runs.b.started} />} same />
           <Pair name="Duration" a={<Took run={data.runs.a} />} b={<Took run={data.runs.b} />} same />
         </tbody>
       </table>
       <Texts title="Parameters" columns={data.parameters.columns} same={same} />
       <Texts title="Where and how they ran" columns={data.info.columns} same={same} />
-      <Tasks data={data} same={same} />
+      {data.complete ? <Tasks data={data} same={same} /> : <p class="soft">The task runs are being counted.</p>}
     </>
   );
 }

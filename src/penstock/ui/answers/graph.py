@@ -21,7 +21,7 @@ from penstock.ui.answers.documents import (
     title,
 )
 from penstock.ui.asking import Asked, as_cursor
-from penstock.ui.records import THOROUGH, Records, TookTooLong
+from penstock.ui.records import Records, TookTooLong
 
 PAGE = 200
 MOST_EDGES = 1_000
@@ -61,7 +61,7 @@ def _named(group: groups.Group) -> tuple[Any, ...]:
 def _edges(records: Records, run: RunRow) -> tuple[list[tuple[str, str, str, int]], bool]:
     """From group to group, of a kind, how many; and whether these are all."""
     try:
-        rows = records.ask("edges", within=THOROUGH, run_id=run.id)
+        rows = records.ask_below(run, "edges")
     except TookTooLong:
         return [], False
     return [(group_id(*row[:3]), group_id(*row[3:6]), row[6], row[7]) for row in rows], True
@@ -71,7 +71,7 @@ def _of_runs(records: Records, run: RunRow, asked: Asked) -> Document:
     group = asked["group"]
     created, last = asked["after"] or (None, None)
     place = {"first": 0, "created": created, "id": last}
-    found = records.ask("members", within=THOROUGH, run_id=run.id, group=group, limit=PAGE + 1, **place)
+    found = records.ask_below(run, "members", group=group, limit=PAGE + 1, **place)
     rows = records.shown(run, map(RunRow._make, found[:PAGE]))
     total = sum(one.total for one in groups.of(records, run) if one.id == group)
     more = as_cursor(rows[-1].created, rows[-1].id) if len(found) > PAGE else None

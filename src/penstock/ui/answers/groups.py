@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from penstock import tallies
 from penstock.store.base import RunRow
 from penstock.ui.answers.documents import Document, by_fate, columns, group_id, line
-from penstock.ui.records import THOROUGH, Records
+from penstock.ui.records import Records
 
 MOST = 200  # groups in an answer
 BAD = ("failed", "crashed")
@@ -26,6 +26,7 @@ class Group:
     busy: float = 0.0  # seconds from first starts to ends
     queued: float = 0.0
     waited: float = 0.0
+    between: float = 0.0  # attempts
     retried: int = 0
     numbers: dict[str, int] = field(default_factory=dict)  # by fate
     firsts: dict[str, str] = field(default_factory=dict)  # by fate, the id of the first run
@@ -53,9 +54,9 @@ def of(records: Records, run: RunRow) -> list[Group]:
 def _counted(records: Records, run: RunRow) -> list[Group]:
     found: dict[str, Group] = {}
     is_dead = run.status == "CRASHED"
-    for row in records.ask("groups", within=THOROUGH, run_id=run.id):
+    for row in records.ask_below(run, "groups"):
         place, kind, name, status, state_name, number, retried, created, began, ended, going, *rest = row
-        busy, queued, waited, first = rest
+        busy, queued, waited, between, first = rest
         # What a dead process has left unfinished can only not be corrected in a store that cannot be written.
         fate = "crashed" if is_dead and going else tallies.fate(status, state_name)
         group = found.setdefault(group_id(place, kind, name), Group(place, kind, name, created))
@@ -66,6 +67,7 @@ def _counted(records: Records, run: RunRow) -> list[Group]:
         group.busy += busy or 0.0
         group.queued += max(0.0, queued or 0.0)
         group.waited += max(0.0, waited or 0.0)
+        group.between += max(0.0, between or 0.0)
         group.began = _least(group.began, began)
         group.ended = _most(group.ended, ended)
     return list(found.values())

@@ -119,7 +119,7 @@ def _bounds(records: Records, run: RunRow) -> tuple[int, int]:
     last one is that of the whole log."""
 
     def bounds() -> tuple[int, int]:
-        [(first, last)] = records.ask("line_bounds", within=THOROUGH, run_id=run.id)
+        [(first, last)] = records.ask_below(run, "line_bounds", run_id=run.id)
         return first or 0, last or 0
 
     if run.ended is not None:

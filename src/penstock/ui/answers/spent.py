@@ -24,7 +24,7 @@ def where(records: Records, run: RunRow, groups: Sequence[Group]) -> Document | 
 def _where(records: Records, run: RunRow, groups: Sequence[Group]) -> Document:
     wall = max(0.0, (run.ended or 0.0) - (run.started or 0.0))
     tasks = [group for group in groups if group.kind == "task"]
-    retrying = _between_attempts(records, run) if any(group.retried for group in groups) else 0.0
+    retrying = sum(group.between for group in tasks)
     user = max(0.0, sum(group.busy for group in tasks) - retrying)
     covered = _covered(records, run, sum(group.total for group in groups))
     path = _critical_path(records, run)
@@ -46,11 +46,6 @@ def _covered(records: Records, run: RunRow, total: int) -> float | None:
         return None
     [(covered,)] = records.ask("covered", within=THOROUGH, run_id=run.id)
     return covered or 0.0
-
-
-def _between_attempts(records: Records, run: RunRow) -> float:
-    [(last, whole, earlier)] = records.ask("tried", within=THOROUGH, run_id=run.id)
-    return max(0.0, (whole or 0.0) - (last or 0.0) - (earlier or 0.0))
 
 
 def _critical_path(records: Records, run: RunRow) -> list[tuple[Any, ...]]:

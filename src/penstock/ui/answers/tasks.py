@@ -43,10 +43,10 @@ def answer(records: Records, asked: Asked) -> Document:
     if asked["after"] is not None and isinstance(value, str) != (sort in _TEXTS):
         raise Refused("after must be what an answer with the same sort has called next")
     rows = records.ask_sorted(
+        run,
         "tasks",
         SORTS[sort],
         asked["direction"],
-        run_id=run.id,
         name=asked["name"],
         group=asked["group"],
         value=value,

@@ -17,7 +17,7 @@ from penstock import tallies
 from penstock.store.base import AttemptRow, RunRow
 from penstock.ui.answers.documents import Document, columns, document, fate, group_id, line, title
 from penstock.ui.asking import Asked, Refused
-from penstock.ui.records import THOROUGH, Records
+from penstock.ui.records import Records
 
 STATES = ("queued", "running", "completed", "cached", "failed", "retried", "crashed", "blocked", "cancelled")
 MOST_GROUPS = 200
@@ -144,13 +144,13 @@ def _scale(asked: Asked, begin: float, end: float) -> Scale:
 
 def _lanes(records: Records, run: RunRow, scale: Scale, now: float) -> list[Lane]:
     lanes: dict[str, Lane] = {}
-    facts = {"run_id": run.id, "begin": scale.begin, "end": scale.end}
+    facts = {"begin": scale.begin, "end": scale.end}
     is_dead = run.status == "CRASHED"
-    rows = records.ask("bins", within=THOROUGH, bins=scale.bins, scale=1 / scale.width, **facts)
+    rows = records.ask_below(run, "bins", bins=scale.bins, scale=1 / scale.width, **facts)
     for row in rows:
         _count(lanes, row, scale, (run.ended or now) if is_dead else now, is_dead)
     if any(row[-1] > 1 or row[3] == "WAITING" for row in rows):
-        _count_earlier(lanes, records.ask("earlier", within=THOROUGH, limit=EARLIER, **facts), scale)
+        _count_earlier(lanes, records.ask_below(run, "earlier", limit=EARLIER, **facts), scale)
     return _in_order(lanes.values())
 
 
@@ -244,7 +244,7 @@ def _joined(rows: Iterable[tuple[int, int, int, float]], factor: int) -> list[tu
 
 def _open(records: Records, run: RunRow, asked: Asked, totals: Mapping[str, int]) -> Document:
     place = {"first": asked["first"], "created": None, "id": None}
-    found = records.ask("members", within=THOROUGH, run_id=run.id, group=asked["open"], limit=asked["rows"], **place)
+    found = records.ask_below(run, "members", group=asked["open"], limit=asked["rows"], **place)
     rows = records.shown(run, map(RunRow._make, found))
     attempts: dict[str, list[AttemptRow]] = {}
     ids = [row.id for row in rows if row.attempts > 1 or (row.attempts and row.status == "WAITING")]
