@@ -236,6 +236,7 @@ def _tables(browser: Any, known: Mapping[str, str]) -> Iterator[Figure]:
         for what, wanted in (("middle", WIDE // 2), ("end", WIDE - 1)):
             _scroll_to_row(visit, wanted)
             seconds[what] = time.monotonic() - began
+            page.wait_for_timeout(500)  # what is still being loaded for the end belongs to the way there
             times, empty = page.evaluate(SCROLL, [FRAMES, None, rows, -1])
             yield _frames(f"scroll at its {what}", times, f"{empty} without rows", f"there in {seconds[what]:.1f} s")
         visit.open(f"/runs/{known['wide']}?tab=tasks&sort=created&direction=desc")

@@ -173,9 +173,9 @@ function useMovement(stage: Stage, { header, open, onWant }: ChartProps, span: S
   return moved;
 }
 
-// How long it takes until now is one pixel farther to the right, in milliseconds.
+// How long it takes until now is one pixel farther to the right, in milliseconds; twice a second is enough for the eye.
 const pixelOf = ({ sight, scroller }: Stage) =>
-  Math.min(2000, Math.max(250, (sight.length / (scroller.current?.clientWidth || 1000)) * 1000));
+  Math.min(2000, Math.max(500, (sight.length / (scroller.current?.clientWidth || 1000)) * 1000));
 
 function wantedOf({ scene, scroller, opened, sight }: Stage, open: string | null): Wanted {
   const { width, label } = scene();
