@@ -22,6 +22,7 @@ from touring import STATIC, Site, Tab, raw, served, touring
 from browser import visiting
 from penstock import flow, task
 from penstock.cli import main
+from penstock.cli.text import printable_lines
 from penstock.settings import temporary_settings
 from penstock.store.sqlite import SQLiteStore
 
@@ -344,7 +345,7 @@ def test_the_report_of_a_run_that_is_full_of_them(
     seen = [_report(browser, home, tmp_path) for home in homes]
     for one, other in zip(seen[0][0], seen[1][0], strict=True):
         assert one == other
-    assert seen[0][1] == [text.replace("\0", "\\x00") for text in TEXTS]  # as the store keeps it
+    assert seen[0][1] == [printable_lines(text.replace("\0", "\\x00")) for text in TEXTS]  # NUL: as the store keeps it
 
 
 def _report(browser: Browser, home: Path, directory: Path) -> tuple[list[dict[str, int]], list[str]]:

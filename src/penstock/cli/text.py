@@ -61,6 +61,11 @@ def printable(text: object) -> str:
     return "".join(char if char.isprintable() else _escaped(char) for char in str(text))
 
 
+def printable_lines(text: str) -> str:
+    """Likewise, on as many lines as it has."""
+    return text if text.isprintable() else "\n".join(printable(part.replace("\t", "    ")) for part in text.split("\n"))
+
+
 def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode()
 

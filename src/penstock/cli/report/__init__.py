@@ -20,7 +20,7 @@ from string import Template
 from typing import Any
 
 from penstock.cli.failures import user_line
-from penstock.cli.text import unpacked
+from penstock.cli.text import printable_lines, unpacked
 from penstock.cli.whole import Whole, how_it_went, microseconds, moment_of
 from penstock.store.base import AttemptRow, RunRow
 
@@ -38,7 +38,7 @@ def as_html(whole: Whole) -> str:
         "script": '"use strict";\n(() => {\n' + "\n".join(_text(f"{name}.js") for name in SCRIPTS) + "})();\n",
     }
     digests = {f"{name}_digest": _digest(text) for name, text in parts.items()}
-    return Template(_text("report.html")).substitute(parts, record=_embedded(as_document(whole)), **digests)
+    return Template(_text("report.html")).substitute(parts, record=_embedded(_shown(as_document(whole))), **digests)
 
 
 def _text(name: str) -> str:
@@ -54,6 +54,15 @@ def _embedded(document: dict[str, Any]) -> str:
     """JSON that ends no script element, whatever it says; all beyond ASCII is escaped."""
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _shown(value: Any) -> Any:
+    """The same with no text in it that moves or hides others: direction and control characters are escaped."""
+    if isinstance(value, str):
+        return printable_lines(value)
+    if isinstance(value, dict):
+        return {_shown(name): _shown(item) for name, item in value.items()}
+    return [_shown(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def as_document(whole: Whole) -> dict[str, Any]:
@@ -121,7 +130,7 @@ def _runs(rows: Sequence[RunRow], numbers: dict[str, int], begin: float, strings
             strings.number(row.state_name),
             row.attempts,
             row.result,
-            strings.number(row.tags),
+            strings.number(_tags(row)),
         )
         for row in rows
     ]
@@ -131,6 +140,11 @@ def _runs(rows: Sequence[RunRow], numbers: dict[str, int], begin: float, strings
         "parameters": [_parameters(row, strings) for row in rows],
         "messages": [[numbers[row.id], row.message] for row in rows if row.message],
     }
+
+
+def _tags(row: RunRow) -> str:
+    tags = unpacked(row.tags)
+    return ", ".join(map(str, tags)) if isinstance(tags, list) else str(tags or "")
 
 
 def _times(rows: Sequence[RunRow], begin: float) -> Iterator[list[int | None]]:

@@ -53,12 +53,7 @@ function facts(run) {
 }
 
 function tagsOf(run) {
-  const text = STRINGS[RECORD.runs.tags[run]] || "[]";
-  try {
-    return (JSON.parse(text) || []).join(", ");
-  } catch {
-    return text;
-  }
+  return STRINGS[RECORD.runs.tags[run]];
 }
 
 function detailsOf(run) {

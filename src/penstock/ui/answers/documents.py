@@ -8,7 +8,7 @@ from typing import Any
 
 from penstock import tallies
 from penstock.cli.common import title as title
-from penstock.cli.text import printable, unpacked
+from penstock.cli.text import printable, printable_lines, unpacked
 from penstock.store.base import RunRow
 
 SCHEMA = 1
@@ -51,7 +51,7 @@ def block(text: str | None, longest: int = LONG) -> str | None:
     if text is None:
         return None
     kept = text if len(text) <= longest else f"…{text[-longest:]}"
-    return "\n".join(printable(part.replace("\t", "    ")) for part in kept.split("\n"))
+    return printable_lines(kept)
 
 
 def fate(row: Any) -> str:
