@@ -80,18 +80,7 @@ class Asked:
         self.dashboard.close()
 
     def ask(self, method: str, target: str, headers: Headers, body: bytes = b"") -> Response:
-        path, _, query = target.partition("?")
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": query.encode(),
-            "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
-            "client": ("127.0.0.1", 1),
-            "scheme": "http",
-        }
-        return asyncio.run(_answered(self.dashboard, scope, body))
+        return asyncio.run(_answered(self.dashboard, scope_of(method, target, headers), body))
 
     def get(self, target: str, *others: tuple[str, str]) -> Response:
         return self.ask("GET", target, [*good_headers(), *others])
@@ -100,6 +89,21 @@ class Asked:
         response = self.get(target)
         assert response.status == 200, response.body
         return response.json()
+
+
+def scope_of(method: str, target: str, headers: Headers) -> dict[str, Any]:
+    """A request as ASGI tells it."""
+    path, _, query = target.partition("?")
+    return {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
+        "client": ("127.0.0.1", 1),
+        "scheme": "http",
+    }
 
 
 async def _answered(dashboard: Dashboard, scope: dict[str, Any], body: bytes) -> Response:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dashboards import HOST, TOKEN, Asked, Response, good_headers, make_example, rows_of, running, without
+from dashboards import HOST, TOKEN, Asked, Response, good_headers, make_example, rows_of, running, scope_of, without
 from test_ui_guard import BAD_HOSTS, BAD_TOKENS, METHODS, TRICKS, target
 
 from penstock.ui import front, guard
@@ -29,18 +29,6 @@ from penstock.ui.guard import Refusal, Rules
 from penstock.ui.routes import ROUTES, VIEWS
 
 # --- S2, S3: host and token ---
-
-
-def scope(method: str, path: str, headers: list[tuple[str, str]]) -> dict[str, Any]:
-    path, _, query = path.partition("?")
-    return {
-        "type": "http",
-        "method": method,
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": query.encode(),
-        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
-    }
 
 
 def hosts() -> Iterator[list[tuple[str, str]]]:
@@ -54,7 +42,7 @@ def test_the_host_comes_first_on_every_route_and_method() -> None:
         for method in METHODS:
             for host in hosts():
                 with pytest.raises(Refusal) as refusal:
-                    guard.check(scope(method, path, [*host, *without(good_headers(method), "host")]), rules)
+                    guard.check(scope_of(method, path, [*host, *without(good_headers(method), "host")]), rules)
                 assert refusal.value.status == 403, (method, path, host)
 
 

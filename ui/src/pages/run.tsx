@@ -13,9 +13,9 @@ import {
   Lasted,
   Loading,
   Long,
+  Marks,
   pathOf,
   runPath,
-  Tags,
   Time,
   To,
   Trouble,
@@ -162,14 +162,7 @@ function RunFacts({ header: { run, info } }: { header: Header }) {
       </Fact>
       {known("host") && <Fact name="Host">{known("host")}</Fact>}
       {known("pid") && <Fact name="Process">{known("pid")}</Fact>}
-      {run.tags.length > 0 && (
-        <Fact name="Tags">
-          <Tags tags={run.tags} />
-        </Fact>
-      )}
-      <Fact name="Id">
-        <code>{run.id}</code>
-      </Fact>
+      <Marks run={run} />
     </Facts>
   );
 }

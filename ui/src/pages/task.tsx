@@ -11,8 +11,8 @@ import {
   Lasted,
   Loading,
   Long,
+  Marks,
   pathOf,
-  Tags,
   Time,
   To,
   Trouble,
@@ -83,14 +83,7 @@ function Head({ said }: { said: TaskRun }) {
         {run.started !== null && <Fact name="Waited before">{duration(run.started - run.created)}</Fact>}
         <Fact name="Attempts">{run.attempts}</Fact>
         {said.children > 0 && <Fact name="Called">{called(said)}</Fact>}
-        {run.tags.length > 0 && (
-          <Fact name="Tags">
-            <Tags tags={run.tags} />
-          </Fact>
-        )}
-        <Fact name="Id">
-          <code>{run.id}</code>
-        </Fact>
+        <Marks run={run} />
       </Facts>
     </header>
   );

@@ -2,6 +2,7 @@
 import type { ComponentChildren, RefObject } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { Link } from "wouter-preact";
+import type { Run } from "../answers";
 import { Refused } from "../api";
 import { query } from "../base";
 import { brief, duration, moment, sofar } from "../format";
@@ -189,6 +190,20 @@ export function Dialog({
 }
 
 export const Facts = ({ children }: { children: ComponentChildren }) => <dl class="facts">{children}</dl>;
+
+// What tells a run from others, besides its name.
+export const Marks = ({ run }: { run: Run }) => (
+  <>
+    {run.tags.length > 0 && (
+      <Fact name="Tags">
+        <Tags tags={run.tags} />
+      </Fact>
+    )}
+    <Fact name="Id">
+      <code>{run.id}</code>
+    </Fact>
+  </>
+);
 
 export function Fact({ name, children }: { name: string; children: ComponentChildren }) {
   return (
