@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, time
 from uuid import UUID
 
 import pytest
@@ -311,7 +311,7 @@ main()
 def test_an_owner_is_not_dead_before_its_last_worker_is(start: Callable[[str], Script], own_store: Path) -> None:
     script = start(WORKERS)
     worker = int(script.hear()[1])
-    wait_until(lambda: recorded(own_store) is not None)
+    wait_until(lambda: recorded(own_store) is not None and len(seen(own_store)) == 2)
     os.kill(worker, signal.SIGSTOP)
     try:
         script.kill()
@@ -424,6 +424,21 @@ def test_what_is_shown_of_living_runs_is_what_is_recorded(start: Callable[[str],
         assert shown.counts(run.id) == reader.counts(run.id)
         assert shown.runs(states=["RUNNING"]) == [run]
     script.kill()
+
+
+def test_a_reader_says_when_it_first_saw_that_a_process_was_gone(
+    start: Callable[[str], Script], own_store: Path
+) -> None:
+    script = going_on(start, own_store)
+    with closing(SQLiteReader(own_store)) as reader:
+        shown = Truthful(reader, own_store)
+        (run,) = shown.find("@last")
+        killed = time()
+        script.kill()
+        (dead,) = shown.find("@last")
+        assert (run.ended, dead.status) == (None, "CRASHED")
+        assert dead.ended is not None and killed <= dead.ended <= time()
+        assert {row.ended for row in shown.tree(run.id) if row.status == "CRASHED"} == {dead.ended}
 
 
 # --- small things ---

@@ -75,6 +75,9 @@ class Definition:
         self.timeout_seconds = check_timeout(options.get("timeout_seconds"))
         self.log_prints: bool | None = options.get("log_prints")
         self.keeping = keeping_options.Options(options, self.name)
+        self.persist_result: bool | None = self.keeping.persist
+        self.result_storage: Any = self.keeping.storage
+        self.result_serializer: Any = self.keeping.serializer
         self.warned_arguments: set[str] = set()  # what could not be part of a cache key
         self._hooks = {name: check_hooks(name, options.get(name)) for name in self.hook_names}
         self._fixed_retries = self._retry_policy(self.retries or 0, self.retry_delay_seconds)

@@ -152,7 +152,7 @@ class Truthful:
     home: str | os.PathLike[str]
 
     def __post_init__(self) -> None:
-        self._seen = time.time()
+        self._deaths: dict[str, float] = {}  # by root run, when this reader first noticed
 
     def get(self, run_id: str) -> RunRow | None:
         row = self.reader.get(run_id)
@@ -269,7 +269,8 @@ class Truthful:
         message = deaths[row.root_id]
         if message is None:
             return row
-        return row._replace(status="CRASHED", state_name="Crashed", ended=self._seen, message=message)
+        ended = self._deaths.setdefault(row.root_id, time.time())
+        return row._replace(status="CRASHED", state_name="Crashed", ended=ended, message=message)
 
     def _death(self, run_id: str) -> str | None:
         """What there is to say about the death of a run's owner; None if it lives."""

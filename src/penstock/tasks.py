@@ -102,6 +102,12 @@ class Task(Invocable[P, R_co]):
             )
         self.remote_options = _checked_remote_options(options.get("remote_options"))
         super()._apply(options)
+        self.cache_policy: CachePolicy | None = self.keeping.policy
+        self.cache_key_fn = self.keeping.key_fn
+        self.cache_expiration: timedelta | None = options.get("cache_expiration")
+        self.refresh_cache = self.keeping.refresh
+        self.result_storage_key: str | Callable[..., str] | None = self.keeping.storage_key
+        self.cache_result_in_memory = self.keeping.in_memory
         check_reserved(_parameter_names(self.fn), _RESERVED)
 
     def _retry_policy(self, retries: int, delay: Any) -> RetryPolicy:

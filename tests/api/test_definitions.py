@@ -12,12 +12,14 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from penstock import Flow, Task, flow, task, unmapped
+from penstock.cache_policies import INPUTS
 from penstock.exceptions import (
     InvalidNameError,
     ParameterBindError,
@@ -173,6 +175,16 @@ def test_given_options_are_attributes() -> None:
     assert set(made.tags) == {"a", "b"}
     assert (made.task_run_name, made.retries, made.retry_delay_seconds) == ("r-{x}", 3, 2)
     assert (made.retry_jitter_factor, made.timeout_seconds, made.log_prints) == (0.5, 1.5, True)
+
+
+def test_how_values_are_kept_is_told_by_attributes() -> None:
+    made = task(cache_policy=INPUTS, cache_expiration=timedelta(hours=1), refresh_cache=True)(undecorated)
+    assert (made.persist_result, made.cache_policy, made.cache_key_fn) == (True, INPUTS, None)
+    assert (made.cache_expiration, made.refresh_cache) == (timedelta(hours=1), True)
+    assert (made.result_storage, made.result_storage_key, made.result_serializer) == (None, None, None)
+    assert made.cache_result_in_memory is True
+    kept = flow(persist_result=True, result_serializer="json")(undecorated)
+    assert (kept.persist_result, kept.result_storage, kept.result_serializer) == (True, None, "json")
 
 
 # --- validation --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from penstock import flow, task
+from penstock._engine.recorder import Recorder
 from penstock.cache_policies import INPUTS, NO_CACHE
 from penstock.exceptions import ConfigurationError
 from penstock.states import Completed, Failed
@@ -95,6 +96,23 @@ def test_a_value_that_cannot_be_written_is_given_all_the_same(caplog: pytest.Log
     assert isinstance(selfish(), Selfish)
     assert len(executed) == 2
     assert sum("its result is not kept" in line for line in messages(caplog)) == 2
+
+
+def test_a_store_that_takes_no_values_is_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Recorder, "commit", lambda recorder: False)
+
+    @task(persist_result=True)
+    def kept(number: int) -> int:
+        return number
+
+    @flow
+    def main() -> list[int]:
+        return kept.map(range(5)).result()
+
+    assert main() == [*range(5)]
+    assert sum("its result is not stored yet" in line for line in messages(caplog)) == 1
 
 
 def test_hand_made_states_and_lists_of_futures_as_values() -> None:

@@ -69,6 +69,7 @@ class Archive:
         """Values of up to `inline` bytes become part of the record."""
         self.home = Path(home)
         self.locks = Locks(os.path.join(home, "computing.lock"))
+        self.refused = False  # the store has not taken a value, which was said
         self.unsettled = False  # something has been handed to the recorder that it may not have written yet
         self._recorder = recorder
         self._directory = directory or self.home / "results"

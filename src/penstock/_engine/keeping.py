@@ -390,9 +390,13 @@ def _record(run: Run, rows: Sequence[ResultRow]) -> None:
 
 
 def _commit(run: Run) -> None:
-    if not run.engine.recorder.commit():
-        run.plan.keeping.archive.unsettled = True
-        warn(run, "its result is not stored yet: the run store cannot be written")
+    if run.engine.recorder.commit():
+        return
+    archive = run.plan.keeping.archive
+    archive.unsettled = True
+    if not archive.refused:  # else a full disk would be told for each of thousands of results
+        archive.refused = True
+        warn(run, "its result is not stored yet, nor will further ones be while the run store cannot be written")
 
 
 def warn(run: Run, message: str) -> None:

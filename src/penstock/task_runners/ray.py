@@ -45,6 +45,7 @@ _PATIENCE = 5.0  # seconds until it is asked whether a shipment can begin at all
 _ENDING = 2.0  # seconds for a task that has nothing more to do
 _WINDING_UP = 10.0  # seconds at the end of a flow run for Ray to say of every task that it has ended
 _MOMENT = 5.0  # seconds for a small task on another node, which may have to start a process for it
+_LAST_PRINTS = 0.5  # seconds for what tasks have printed to arrive; Ray takes as many at the exit of a program
 _OURS = {
     "num_returns": "it is how the runner hears of a run",
     "max_retries": "write @task(retries=...)",
@@ -419,6 +420,8 @@ class Keeper(threading.Thread):
             return
         self._connected.set_result(None)
         self._over.wait()
+        if self._init_kwargs.get("log_to_driver", True):
+            time.sleep(_LAST_PRINTS)
         ray.shutdown()
 
 

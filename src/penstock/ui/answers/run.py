@@ -72,7 +72,7 @@ def facts(run: RunRow) -> Document:
         "fate": fate(run),
         "message": block(run.message),
         "tags": tags(run),
-        "error": block(run.error),
+        "error": block(run.error or (run.message if run.error_type else None)),
         "traceback": block(run.traceback, LONGEST),
         "user_line": user_line(run.traceback or "") or None,
         "result": block(run.result) if run.status == "COMPLETED" else None,
