@@ -6,14 +6,17 @@ import gc
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
+import groups
 import leaks
 import penstock._engine
 from browser import browser as browser
 from dask_clusters import running_cluster
+from postgres_server import server as server
 
 # The same examples every time: a failure must be about the change at hand. `--hypothesis-profile=default`
 # explores. No deadline: a slow machine is not a bug.
@@ -21,14 +24,25 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Among several test processes, one starts Ray, one starts Dask, and one a browser."""
-    for item in items:
-        names = getattr(item, "fixturenames", ())
-        for fixture, group in (("running_ray", "ray"), ("dask_address", "dask"), ("browser", "browser")):
-            if fixture in names or f"[{group}" in item.name:
-                item.add_marker(pytest.mark.xdist_group(group))
+_channel = groups.Channel()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    groups.tell(config, items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    _channel.open_for(node)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> groups.Groups | None:
+    return groups.Groups(config, log, _channel) if config.getoption("dist") == "loadgroup" else None
+
+
+def pytest_unconfigure() -> None:
+    _channel.close()
 
 
 def pytest_collection_finish() -> None:

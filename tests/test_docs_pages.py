@@ -11,7 +11,6 @@ import pytest
 
 import pages
 from pages import DOCS, ROOT, Block, Desk, blocks_of
-from postgres_server import server as server
 
 FILES = [*sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")), "../README.md"]
 BLOCKS = {name: blocks_of((DOCS / name).read_text("utf-8")) for name in FILES}

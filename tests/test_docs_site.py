@@ -17,7 +17,7 @@ from pages import DOCS, ROOT
 from penstock.settings.reference import entries
 from test_public_surface import PUBLIC
 
-pytestmark = [pytest.mark.xdist_group("site"), pytest.mark.timeout(300)]  # it is built once, in seconds
+pytestmark = pytest.mark.timeout(300)  # it is built once, in seconds
 
 
 @pytest.fixture(scope="module")

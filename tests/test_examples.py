@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -46,23 +47,39 @@ EXACT = {
 }
 
 
-def run(name: str, *arguments: str) -> str:
+def run(name: str, *arguments: str, home: Path | None = None) -> str:
     """Run an example as a user would, with warnings as errors, and return what it printed.
 
     Not unbuffered, whatever the caller's environment says: then Python itself writes a line and its end
     separately, and the lines of several threads mix.
     """
+    own = {} if home is None else {"PENSTOCK_HOME": str(home)}
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
         capture_output=True,
         encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": ""},
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "", **own},
         timeout=50,
     )
     assert done.returncode == 0, done.stderr
     # On stderr there may be the library's own lines about how its runs went, and nothing that went wrong.
     assert not re.search("Traceback|Warning|WARNING|ERROR", done.stderr), done.stderr
     return done.stdout
+
+
+Ran = Callable[[str], tuple[str, Path]]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """What an example has printed, and the store in which its record is: each is run once, on an empty one."""
+
+    @functools.cache
+    def ran(name: str) -> tuple[str, Path]:
+        home = tmp_path_factory.mktemp("example")
+        return run(name, home=home), home
+
+    return ran
 
 
 def imported(name: str) -> ModuleType:
@@ -160,19 +177,18 @@ def test_each_example_is_tested_and_listed() -> None:
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_prints_exactly(name: str) -> None:
-    assert run(name) == EXACT[name]
+def test_prints_exactly(name: str, ran: Ran) -> None:
+    assert ran(name)[0] == EXACT[name]
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_prints(name: str) -> None:
-    CHECKS[name](run(name))
+def test_prints(name: str, ran: Ran) -> None:
+    CHECKS[name](ran(name)[0])
 
 
 @pytest.mark.parametrize("name", sorted([*EXACT, *CHECKS]))
-def test_leaves_a_complete_record(name: str, own_store: Path) -> None:
-    run(name)
-    root, below = recorded(own_store)
+def test_leaves_a_complete_record(name: str, ran: Ran) -> None:
+    root, below = recorded(ran(name)[1])
     assert (root.kind, root.state_name) == ("flow", "Completed")
     cached = [row for row in below if row.state_name == "Cached"]
     assert [row.run_name for row in cached] == CACHED.get(name, [])
@@ -181,9 +197,8 @@ def test_leaves_a_complete_record(name: str, own_store: Path) -> None:
     assert below and all(row.ended is not None and row.attempts == (row not in cached) for row in below)
 
 
-def test_grid_runs_have_the_names_of_their_template(own_store: Path) -> None:
-    run("model_grid.py")
-    _, below = recorded(own_store)
+def test_grid_runs_have_the_names_of_their_template(ran: Ran) -> None:
+    _, below = recorded(ran("model_grid.py")[1])
     assert sorted(row.run_name for row in below) == [
         f"train on {data} with {model}"
         for data in ("customers", "orders", "products")

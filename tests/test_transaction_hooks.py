@@ -485,9 +485,12 @@ def test_with_on_the_background_loop_is_refused_where_it_would_block() -> None:
 
     @task
     async def blocks() -> None:
-        with transaction():
-            good()
-            wait.submit()
+        try:
+            with transaction():
+                good()
+                wait.submit()
+        finally:
+            gate.set()
 
     @task
     async def does_not() -> None:
@@ -498,7 +501,6 @@ def test_with_on_the_background_loop_is_refused_where_it_would_block() -> None:
     @flow
     def f() -> BaseException | None:
         error = blocks.submit().exception()
-        gate.set()
         does_not.submit().result()
         return error
 

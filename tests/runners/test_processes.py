@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextvars
+import gc
 import os
 import signal
 import threading
@@ -64,6 +65,22 @@ def no_children() -> Iterator[None]:
         os.kill(pid, signal.SIGKILL)  # so that the tests that follow are about themselves
     assert left == set()
     assert bodies.shared_memory() <= shared
+
+
+def descriptors_of_memory() -> list[str]:
+    found = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return [path for path in found if os.path.exists(path) and "memfd:penstock" in os.readlink(path)]
+
+
+def test_what_is_shared_with_a_process_is_let_go_with_it() -> None:
+    """At once: who waits until cycles are collected may have no descriptors left by then."""
+    before = len(descriptors_of_memory())
+    gc.disable()
+    try:
+        in_flow(lambda: task(abs).map(range(10)).result(), workers=2)
+        assert len(descriptors_of_memory()) == before
+    finally:
+        gc.enable()
 
 
 # --- construction -----------------------------------------------------------------------------------------------------

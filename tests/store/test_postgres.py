@@ -21,7 +21,6 @@ from penstock.store.base import LogRow, OwnerDeclaredDead, StoreLocked, StoreMis
 from penstock.store.postgres import PostgresReader, PostgresStore
 from penstock.testing.store_suite import CHECKS, Check, batch, child_row, result_row, run_row
 from postgres_server import Server
-from postgres_server import server as server
 
 TOKEN = "0123456789abcdef" * 2
 

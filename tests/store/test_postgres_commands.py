@@ -12,7 +12,6 @@ from test_postgres_flows import Machine, appears
 
 from penstock.cli import COMMANDS, main
 from postgres_server import Server
-from postgres_server import server as server
 
 SCRIPT = """
 import sys, time

@@ -17,7 +17,6 @@ from penstock.store.base import LogRow
 from penstock.store.postgres import PostgresReader, PostgresStore
 from penstock.testing.store_suite import batch, run_row
 from postgres_server import Server
-from postgres_server import server as server
 
 COMMIT, DONE = b"COMMIT\0", b"C\0\0\0\x0bCOMMIT\0"  # as they go over the wire
 

@@ -18,7 +18,6 @@ import pytest
 
 from penstock.store.postgres import PostgresReader
 from postgres_server import Server
-from postgres_server import server as server
 
 SCRIPT = """
 import os, sys, time

@@ -14,7 +14,6 @@ from dashboards import Asked, Looked, Place, make_example
 
 from penstock.recovery import open_reader
 from penstock.store.base import Reader
-from postgres_server import server as server
 
 KINDS = ("sqlite", "postgres")
 

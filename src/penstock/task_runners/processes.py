@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
 import signal
 import socket
@@ -193,7 +194,7 @@ class Worker(threading.Thread):
         self._channel: Channel | None = None
         self._calls: dict[int, Any] = {}  # sent and not answered, in order
         self._numbers = itertools.count()
-        self._marks: Any = None  # memory shared with the process: which calls are not to be begun
+        self._marks: mmap.mmap | bytearray = bytearray(MARKS)  # shared with the process: which calls not to begin
         # What the process has been sent once and for all; kept, so that their ids stay theirs.
         self._homes: dict[int, serial.Packed] = {}
         self._commons: dict[int, serial.Packed] = {}
@@ -444,6 +445,7 @@ class Worker(threading.Thread):
         with self._killing:
             process, self._process = self._process, None
         channel, self._channel = self._channel, None
+        self._marks = bytearray(MARKS)  # whoever still marks a call marks nothing; the memory, and its file, are let go
         self._homes.clear()
         self._commons.clear()
         self._asked_back = False
