@@ -95,7 +95,7 @@ def test_the_users_own_file_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_store_in_a_directory_that_is_named_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_STORE_URL", "postgresql://me:S3cret@localhost:1/x")
     listed = CliRunner().invoke(main, ["ls", "--store", str(tmp_path)])
-    assert listed.exit_code == 0 and "nothing was recorded yet" in listed.output
+    assert listed.exit_code == 3 and f"there is no run store at {tmp_path}/penstock.db" in listed.output
 
 
 def test_tests_do_not_record_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

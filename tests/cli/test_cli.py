@@ -83,6 +83,33 @@ def test_ls_without_a_store_says_so_and_makes_none(own_store: Path, arguments: t
     assert not own_store.exists()
 
 
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_a_store_that_is_named_must_be_there(own_store: Path, arguments: tuple[str, ...]) -> None:
+    result = penstock("ls", "--store", own_store, *arguments)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr == f"Error: there is no run store at {own_store}/penstock.db\n"
+
+
+def test_ls_says_that_it_lists_nothing(store: SQLiteStore) -> None:
+    store.write(ETL)
+    result = penstock("ls", "--flow", "nosuch")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No such run was recorded.\n")
+    assert penstock("ls", "--flow", "nosuch", "--json").stderr == ""
+    assert penstock("ls", "--flow", "etl").stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [("ls",), ("show", "@last"), ("ui",), ("prune", "--keep", "1d")])
+def test_a_file_is_no_place_for_a_store(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "census.py"
+    file.write_text("")
+    monkeypatch.setenv("PENSTOCK_HOME", str(file))
+    result = penstock(*arguments)
+    assert result.exit_code == 2
+    assert f"{file} is a file, not a directory: let PENSTOCK_HOME name" in result.stderr
+
+
 def test_the_store_may_be_named(tmp_path: Path) -> None:
     with closing(SQLiteStore(tmp_path / "there")) as store:
         store.write(ETL)
@@ -122,8 +149,8 @@ def test_show(store: SQLiteStore) -> None:
         report-0   UpstreamFailed  0         -       -         load-0
 
         Log (2 lines)
-          12:00:00.250 INFO     etl/brave-otter  begin
-          12:00:03.500 WARNING  load-0  two\\nlines \\x1b[2J
+          2023-11-15 12:00:00.250 INFO     etl/brave-otter  begin
+          2023-11-15 12:00:03.500 WARNING  load-0  two\\nlines \\x1b[2J
         """
     )
 
@@ -168,7 +195,7 @@ def test_show_of_a_task_run(store: SQLiteStore) -> None:
         report-0       UpstreamFailed  wait_for  -
 
         Log (1 line)
-          12:00:03.500 WARNING  load-0  two\\nlines \\x1b[2J
+          2023-11-15 12:00:03.500 WARNING  load-0  two\\nlines \\x1b[2J
         """
     )
 
@@ -234,7 +261,7 @@ def test_show_says_when_it_does_not_show_all(store: SQLiteStore) -> None:
     output = penstock("show", "@last", "--limit", 1).stdout
     assert "extract-0 " in output and "page-0" not in output
     assert "... and 3 more: --limit 4\n" in output
-    assert "Log (1 line)\n  12:00:03.500 WARNING" in output
+    assert "Log (1 line)\n  2023-11-15 12:00:03.500 WARNING" in output
 
 
 def test_show_shortens_long_lists_of_upstreams(store: SQLiteStore) -> None:

@@ -70,6 +70,14 @@ def test_all_is_well(store: SQLiteStore, own_store: Path) -> None:
     assert document["findings"][0].keys() == {"about", "status", "text", "cure"}
 
 
+def test_a_file_is_no_place_for_a_store(store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "census.py"
+    file.write_text("")
+    monkeypatch.setenv("PENSTOCK_HOME", str(file))
+    text = f"{file} (as PENSTOCK_HOME says): a file, not a directory"
+    assert found("store") == [("problem", text, "name the directory of the run store")]
+
+
 def test_each_place_has_its_reason(store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found("store", "--store", tmp_path / "there")[0][1].startswith(f"{tmp_path}/there (as --store says)")
     monkeypatch.delenv("PENSTOCK_HOME")

@@ -114,6 +114,9 @@ def test_a_report_goes_into_a_pipe(store: SQLiteStore, tmp_path: Path) -> None:
 def test_what_is_wrong_with_the_command_line_is_said(store: SQLiteStore, own_store: Path) -> None:
     result = penstock("export", "@last")
     assert (result.exit_code, "say what to write: --html or --trace" in result.stderr) == (2, True)
+    result = penstock("export", "@last", "--html", "x.html")
+    assert (result.exit_code, "unexpected argument x.html" in result.stderr) == (2, True)
+    assert "type -o x.html" in result.stderr
     assert penstock("export", "@last", "--html").exit_code == 3
     assert not own_store.exists()
 

@@ -13,6 +13,8 @@ import pytest
 from looking import ETL, EXTRACT, FLOW, LOAD, NOON, penstock, task
 
 from penstock.cli import logs
+from penstock.cli.lines import form_of
+from penstock.cli.text import moment
 from penstock.recovery import Truthful
 from penstock.store.base import LogRow, RunRow
 from penstock.store.sqlite import SQLiteStore
@@ -58,6 +60,32 @@ def test_a_log_is_printed_in_order_with_that_of_everything_below(store: SQLiteSt
         "    Traceback",
         "    \\x1b[2J",
     ]
+
+
+@pytest.mark.parametrize(
+    ("created", "ended", "short"),
+    [
+        (NOON - 60, NOON - 50, True),
+        (NOON - 60, None, True),
+        (NOON - 13 * 3600, NOON - 50, False),
+        (NOON - 13 * 3600, None, False),
+        (NOON - 60, NOON + 13 * 3600, False),  # by the clock of another machine
+    ],
+)
+def test_the_day_is_left_out_if_there_is_one_only(
+    created: float, ended: float | None, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOON)
+    assert (form_of(run_row(1, created=created, ended=ended)) == "%H:%M:%S") is short
+
+
+def test_show_has_the_days_of_a_log_of_many(store: SQLiteStore) -> None:
+    now = time.time()
+    long = run_row(71, created=now - 2 * 86400, started=now - 2 * 86400, ended=now)
+    today = run_row(72, created=now)
+    store.write(batch(long, today, LogRow(long.id, now, 20, "x", "late"), LogRow(today.id, now, 20, "x", "now")))
+    assert f"  {moment(now, '%Y-%m-%d %H:%M:%S')}." in penstock("show", long.id).stdout.partition("\nLog")[2]
+    assert f"\n  {moment(now, '%H:%M:%S')}." in penstock("show", today.id).stdout.partition("\nLog")[2]
 
 
 def test_the_day_is_left_out_today(store: SQLiteStore) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -101,7 +103,7 @@ def test_a_flow_may_take_any_names(script: Path) -> None:
     [
         (["-p", "da=1"], ["flow 'etl' has no parameter 'da'", "day, n, shops"]),
         (["-p", "day"], ["--param day: expected NAME=VALUE"]),
-        ([], ["missing a required argument: 'day'"]),
+        ([], ["missing a required argument: 'day': give it with -p day=..."]),
         (["-p", "day=x", "-p", "n=many"], ["n: Input should be a valid integer"]),
         (["--params", "bad.json"], ["bad.json cannot be read"]),
         (["--params", "list.json"], ["list.json holds no object"]),
@@ -116,6 +118,35 @@ def test_wrong_arguments_start_nothing(script: Path, arguments: list[str], words
     write(script.parent / "list.json", "[1]")
     said = refused(script.parent, "my-etl.py:etl", *arguments)
     assert all(word in said for word in words), said
+
+
+BARE = """
+    import sys
+    sys.modules["distributed"] = None
+    from penstock.cli import main
+    main(sys.argv[1:])
+"""
+
+
+def bare(directory: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command where the extra of Dask is not installed."""
+    command = [sys.executable, "-c", textwrap.dedent(BARE), *map(str, arguments)]
+    everything = {**os.environ, **environment}
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, env=everything)
+
+
+def test_a_runner_that_cannot_be_had_is_refused_wherever_it_is_asked_for(script: Path) -> None:
+    arguments = ("run", "my-etl.py:etl", "-p", "day=x")
+    cure = "DaskTaskRunner needs the 'distributed' package: pip install \"penstock[dask]\"\n"
+    typed = bare(script.parent, *arguments, "--runner", "dask")
+    assert (typed.returncode, typed.stderr.endswith(f"Error: {cure}")) == (2, True), typed.stderr
+    done = bare(script.parent, *arguments, PENSTOCK_RUNNER="dask")
+    assert (done.returncode, done.stderr.endswith(f"Error: the setting runner=dask: {cure}")) == (2, True), done.stderr
+    assert recorded() == []
+    other = bare(script.parent, *arguments, "--runner", "threads", PENSTOCK_RUNNER="dask")
+    assert other.returncode == 0, other.stderr
+    again = bare(script.parent, "rerun", "@last", PENSTOCK_RUNNER="dask")
+    assert (again.returncode, "Traceback" in again.stderr) == (2, False), again.stderr
 
 
 # --- targets ------------------------------------------------------------------------------------------------------

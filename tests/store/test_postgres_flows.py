@@ -307,7 +307,7 @@ def test_commands_for_stores_in_directories_say_so(one: Machine) -> None:
         assert done.returncode == 2 and "this is for stores in a directory" in done.stderr
     elsewhere = one.home.parent / "elsewhere"
     done = one.types("ls", "--store", str(elsewhere))
-    assert f"{elsewhere}/penstock.db: nothing was recorded yet" in done.stderr
+    assert f"there is no run store at {elsewhere}/penstock.db" in done.stderr
 
 
 def test_old_runs_are_removed_with_their_values(one: Machine, two: Machine, reader: PostgresReader) -> None:

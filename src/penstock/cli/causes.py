@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from penstock.cli.common import title
-from penstock.cli.failures import BLOCKED, culprits, user_line
+from penstock.cli.failures import BLOCKED, culprits, parts, user_line
 from penstock.cli.outcome import elapsed
 from penstock.cli.text import duration, moment, plural, printable, unpacked
 from penstock.store.base import AttemptRow, EdgeRow, Reader, RunRow
@@ -63,6 +63,7 @@ def _blocked_by(reader: Reader, run: RunRow) -> Iterator[str]:
         where = f", at {place}" if place else ""
         state = printable(culprit.state_name)
         yield f"Its body did not run because {title(culprit)} is {state}: {_error(culprit)}{where}"
+        yield from _parts(culprit)
     if len(found) > NAMED:
         yield f"... and because of {plural(len(found) - NAMED, 'other run')}."
 
@@ -75,6 +76,10 @@ def _error(row: RunRow | AttemptRow) -> str:
     if row.error_type is None:
         return printable(getattr(row, "message", None) or row.state_name)
     return f"{printable(row.error_type)}: {printable(row.error or '')}"
+
+
+def _parts(row: RunRow | AttemptRow) -> Iterator[str]:
+    return (f"  {part}" for part in parts(row.traceback or ""))
 
 
 # --- what it waited for -----------------------------------------------------------------------------------------
@@ -149,6 +154,7 @@ def of_attempts(reader: Reader, run: RunRow) -> Iterator[str]:
         error = f": {_error(attempt)}" if attempt.error_type is not None else ""
         place = user_line(attempt.traceback or "")
         yield f"{attempt.number}: {printable(attempt.state_name)}{took}{error}{f', at {place}' if place else ''}"
+        yield from _parts(attempt)
 
 
 def _attempts(reader: Reader, run: RunRow) -> list[AttemptRow]:

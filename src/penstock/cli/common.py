@@ -42,12 +42,25 @@ def url_beside(directory: Path | None) -> str | None:
     return settings.store_url() if directory is None else None
 
 
+def directory_of(directory: Path | None) -> Path:
+    """Where the store is, and what belongs to it: the directory that was named, else that of the setting."""
+    try:
+        home = directory or settings.home()
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+    if home.is_file():
+        raise click.UsageError(
+            f"{home} is a file, not a directory: let PENSTOCK_HOME name the directory of the run store"
+        )
+    return home
+
+
 class Opened:
     """The store as a context: closed at the end, its troubles turned into exit statuses."""
 
     def __init__(self, directory: Path | None) -> None:
+        self.home = directory_of(directory)
         try:
-            self.home = directory or settings.home()
             self._reader = recovery.open_reader(self.home, url_beside(directory))
         except ConfigurationError as error:
             raise click.UsageError(str(error)) from error

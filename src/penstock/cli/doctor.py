@@ -127,6 +127,8 @@ def _place(directory: Path | None, url: str | None) -> Finding:
         home, source, where = settings.place()
         why = _why(source, where)
     text = f"{home} ({why})"
+    if home.is_file():
+        return Finding("store", PROBLEM, f"{text}: a file, not a directory", "name the directory of the run store")
     if not os.path.exists(database_in(home)):
         return Finding("store", NOTE, f"{text}: nothing has been recorded there yet")
     return Finding("store", OK, f"{text}, {size(size_of(database_in(home)))}")

@@ -23,7 +23,7 @@ _UNSAFE = re.compile(r"[^\w.=+@-]+")
 _LONGEST_NAME = 120  # characters, before the ending
 
 
-@click.command(epilog=RUN_HELP)
+@click.command(epilog=RUN_HELP, context_settings={"allow_extra_args": True})
 @run_argument
 @click.option("--html", "form", flag_value="html", help="One HTML file: timeline, tasks, log, errors, parameters.")
 @click.option("--trace", "form", flag_value="trace", help="A trace for https://ui.perfetto.dev or chrome://tracing.")
@@ -53,6 +53,8 @@ def export(run: str, form: str | None, output: Path | None, log_lines: int, stor
 
     Example: penstock export @last-failed --html -o failed.html
     """
+    if surplus := click.get_current_context().args:
+        raise click.UsageError(f"unexpected argument {surplus[0]}: if it is the file to write, type -o {surplus[0]}")
     if form is None:
         raise click.UsageError("say what to write: --html or --trace")
     with Opened(store) as reader:

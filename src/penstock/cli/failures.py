@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from penstock.cli.common import title
 from penstock.cli.text import COLOURS, Shade, coloured, printable
@@ -12,12 +13,25 @@ from penstock.store.base import AttemptRow, Reader, RunRow
 
 LOOKED_AT = 1000  # failures of a run
 EACH_SHOWN = 3  # failures of a task
+PARTS_SHOWN = 3  # exceptions of a group
 ATTEMPTS_SHOWN = 5
 BLOCKED_SHOWN = 3
 FARTHEST = 100  # runs between a failure and what was blocked by it
 
 BLOCKED = "UpstreamFailed"
-_FRAME = re.compile(r'^  File "(?P<file>[^"\n]+)", line (?P<line>\d+), in (?P<function>.+)\n', re.MULTILINE)
+# Lines of a group of exceptions have a margin of blanks and bars.
+_FRAME = re.compile(
+    r'^(?P<margin>[ |]*)File "(?P<file>[^"\n]+)", line (?P<line>\d+), in (?P<function>.+)\n'
+    r"(?:(?P=margin)  (?P<code>.*))?",
+    re.MULTILINE,
+)
+_CHAINED = re.compile(
+    r"\n\n(?:The above exception was the direct cause of the following exception"
+    r"|During handling of the above exception, another exception occurred):\n\n"
+)
+_PART = re.compile(r"^[ |]*(?:\+-)?\+-{16} (?:\d+|\.\.\.) -{16}$", re.MULTILINE)  # begins each exception of a group
+_HEADER = re.compile(r"(?:Exception Group )?Traceback \(most recent call last\):")
+_LEFT_OUT = re.compile(r"and (\d+) more exceptions?")  # by Python itself, which prints fifteen
 _LIBRARIES = re.compile(r"[/\\](site-packages|dist-packages|penstock|lib[/\\]python[\d.]+)[/\\]|^<frozen ")
 
 
@@ -84,6 +98,7 @@ def _error(row: RunRow, end: AttemptRow | RunRow, how: str) -> Iterator[str]:
     yield f"  {how}{title(row)}{which}: {error}"
     if place := user_line(end.traceback or ""):
         yield f"    {place}"
+    yield from (f"    {part}" for part in parts(end.traceback or ""))
 
 
 def culprits(reader: Reader, run: RunRow) -> list[RunRow]:
@@ -107,11 +122,47 @@ def bad_upstreams(reader: Reader, run_id: str) -> Iterator[RunRow]:
 
 
 def user_line(traceback: str) -> str:
-    """The last line of the traceback that is in the user's own code: `etl.py:12 in load`."""
-    frames = list(_FRAME.finditer(traceback))
-    own = [frame for frame in frames if not _LIBRARIES.search(frame["file"])] or frames
-    if not own:
+    """The last line of the traceback that is in the user's own code: `etl.py:12 in load`.
+
+    Of a group of exceptions it is where the group was raised, else a line of the first one in it that has any.
+    """
+    texts = [text for link in reversed(_CHAINED.split(traceback)) for text in _PART.split(link)]
+    every = [list(_FRAME.finditer(text)) for text in texts]
+    own = [[frame for frame in frames if not _LIBRARIES.search(frame["file"])] for frames in every]
+    frames = next(filter(None, [*own, *every]), None)
+    if frames is None:
         return ""
-    code = traceback[own[-1].end() :].partition("\n")[0]
-    shown = f": {code.strip()}" if code.startswith("    ") else ""
-    return printable(f"{own[-1]['file']}:{own[-1]['line']} in {own[-1]['function']}{shown}")
+    last = frames[-1]
+    shown = f": {last['code'].strip()}" if last["code"] else ""
+    return printable(f"{last['file']}:{last['line']} in {last['function']}{shown}")
+
+
+def parts(traceback: str) -> Iterator[str]:
+    """Of a group of exceptions the first ones in it, `ValueError: a`, and how many more there are."""
+    errors = [_error_in(text) for text in _texts_of_parts(_CHAINED.split(traceback)[-1])]
+    yield from map(printable, errors[:PARTS_SHOWN])
+    more = sum(int(left_out[1]) if (left_out := _LEFT_OUT.fullmatch(error)) else 1 for error in errors[PARTS_SHOWN:])
+    if more:
+        yield f"and {more:,} more"
+
+
+def _texts_of_parts(traceback: str) -> list[str]:
+    """The tracebacks of the exceptions of a group, each without its margin and without those of groups in it."""
+    first = _PART.search(traceback)
+    if first is None:
+        return []
+    column = first[0].index("+--")
+    margin = first[0][:column].replace("+-", "  ")
+    found: list[list[str]] = [[]]
+    for line in takewhile(lambda line: line.startswith(margin), traceback[first.end() + 1 :].split("\n")):
+        if line.startswith("+--", column):
+            found.append([])
+        elif line.startswith("|", column):
+            found[-1].append(line[column + 2 :])
+    return ["\n".join(lines) for lines in found if lines]
+
+
+def _error_in(traceback: str) -> str:
+    """The error that the traceback ends with; of a text of many lines the first one."""
+    lines = _CHAINED.split(traceback)[-1].split("\n")
+    return next((line for line in lines if line and not line[0].isspace() and not _HEADER.fullmatch(line)), "")

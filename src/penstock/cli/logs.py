@@ -8,7 +8,6 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +15,9 @@ import click
 
 from penstock.cli.common import Opened, store_option
 from penstock.cli.completing import run_argument
-from penstock.cli.lines import line_text
+from penstock.cli.lines import form_of, line_text
 from penstock.cli.selecting import RUN_HELP, the_run
-from penstock.cli.text import SCHEMA, fields_of, moment, printable
+from penstock.cli.text import SCHEMA, fields_of, printable
 from penstock.cli.times import TIME_HELP, Moment
 from penstock.store.base import LineRow, Reader, RunRow
 
@@ -141,11 +140,11 @@ class Speaker:
 
     def __init__(self, run: RunRow, json_wanted: bool) -> None:
         self._as_text = _as_json if json_wanted else self._for_people
-        today = moment(run.created, "%Y-%m-%d") == date.today().isoformat()
-        self._form = "%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S"
+        self._run = run
         self.anything = False  # has been said
 
     def __call__(self, lines: Iterable[LineRow]) -> None:
+        self._form = form_of(self._run)  # anew: a run that is followed may go on past midnight
         page = [self._as_text(line) for line in lines]
         if page:
             self.anything = True

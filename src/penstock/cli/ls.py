@@ -63,9 +63,17 @@ def ls(
     """
     if flow is not None:
         filters.update(kind="flow", name=flow)
+    nothing = "" if json_wanted else "No such run was recorded."
     with Opened(store) as reader:
-        rows = _rows(reader, limit, inside, before, cast(Wanted, filters))
+        try:
+            rows = _rows(reader, limit, inside, before, cast(Wanted, filters))
+        except StoreMissing as missing:
+            if store is not None:  # whoever names a place means that there is something
+                raise
+            rows, nothing = [], f"{missing}: nothing was recorded yet."
         _check_states(filters["states"], rows)
+        if not rows and nothing:
+            click.echo(nothing, err=True)
         if json_wanted:
             click.echo(as_json(as_document(reader, rows, limit)))
             return
@@ -76,14 +84,10 @@ def ls(
 
 
 def _rows(reader: Reader, limit: int, inside: str | None, before: str | None, filters: Wanted) -> list[RunRow]:
-    try:
-        wanted: Wanted = {**filters, "below": inside and the_run(reader, inside).id}
-        last = None if before is None else the_run(reader, before)
-        # One more than shown: the ids printed must tell the last one from its predecessor, too.
-        return reader.runs(before=last, limit=limit + 1, **wanted)
-    except StoreMissing as nothing:
-        click.echo(f"{nothing}: nothing was recorded yet.", err=True)
-        return []
+    wanted: Wanted = {**filters, "below": inside and the_run(reader, inside).id}
+    last = None if before is None else the_run(reader, before)
+    # One more than shown: the ids printed must tell the last one from its predecessor, too.
+    return reader.runs(before=last, limit=limit + 1, **wanted)
 
 
 def _check_states(states: Sequence[str], rows: Sequence[RunRow]) -> None:

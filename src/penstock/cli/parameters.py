@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import click
 
-from penstock.exceptions import ParameterTypeError
+from penstock.exceptions import ParameterBindError, ParameterTypeError
 from penstock.flows import Flow
 
 param_option = click.option(
@@ -68,9 +68,22 @@ def _is_good(flow: Flow[..., Any], name: str, value: Any) -> bool:
 def check(flow: Flow[..., Any], values: Mapping[str, Any]) -> None:
     """Raise a usage error if the flow cannot be called with these values."""
     refuse_unknown(flow, values)
-    parameters = flow.binder.bind((), values)
+    try:
+        parameters = flow.binder.bind((), values)
+    except ParameterBindError as error:
+        wanted = " ".join(f"-p {name}=..." for name in _required(flow) if name not in values)
+        raise click.UsageError(f"{error}: give it with {wanted}" if wanted else str(error)) from error
     if flow.should_validate_parameters:
         flow._checked_parameters(parameters)
+
+
+def _required(flow: Flow[..., Any]) -> Iterator[str]:
+    for name, parameter in flow.binder.signature.parameters.items():
+        if parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            yield name
 
 
 def refuse_unknown(flow: Flow[..., Any], values: Mapping[str, Any]) -> None:

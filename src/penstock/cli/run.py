@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from penstock import context, settings, task_runners
+from penstock import context, settings
 from penstock.cli import parameters, running, targets
 from penstock.cli.common import json_option, store_option
 from penstock.cli.places import TARGET_HELP
@@ -71,16 +71,9 @@ def run(
 def _with_options(flow: Flow[..., Any], runner: str | None, workers: int | None, name: str | None) -> Flow[..., Any]:
     options: dict[str, Any] = {}
     if runner is not None:
-        options["task_runner"] = _runner(runner, workers)
+        options["task_runner"] = running.runner_named(runner, workers)
     elif workers is not None:
         raise click.UsageError("-j needs --runner: it is the number of that runner's workers")
     if name is not None:
         options["flow_run_name"] = name.replace("{", "{{").replace("}", "}}")
     return flow.with_options(**options)
-
-
-def _runner(name: str, workers: int | None) -> task_runners.TaskRunner:
-    try:
-        return task_runners.named(name, workers)
-    except (ImportError, ValueError) as error:
-        raise click.UsageError(str(error)) from error

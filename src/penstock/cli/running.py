@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from penstock import _raising
+from penstock import _raising, settings, task_runners
 from penstock.cli.common import EXIT_STATUSES, INTERRUPTED, Opened, title
 from penstock.cli.text import as_json, fields_of, plural
 from penstock.exceptions import ConfigurationError, ParameterBindError, ParameterTypeError, ResumeError
@@ -57,6 +57,7 @@ class Performance:
 
         Raises a usage error if that is refused.
         """
+        _check_the_setting()
         with _output_elsewhere() if json_wanted else _output_by_lines():
             interrupted = self._perform(call)
         if self._run_id is not None:
@@ -95,6 +96,22 @@ class Performance:
             click.echo(f"Type: penstock show {title(row)}", err=True)
         if json_wanted and row is not None:
             click.echo(as_json({"run": fields_of(row), "restored": restored}))
+
+
+def _check_the_setting() -> None:
+    """Raise a usage error if the flow cannot have the runner of the setting."""
+    with wrong_use():
+        name = settings.current().runner
+    if name is not None:
+        runner_named(name, None, f"the setting runner={name}: ")
+
+
+def runner_named(name: str, workers: int | None, whence: str = "") -> task_runners.TaskRunner:
+    """A new task runner; a usage error if it cannot be had. `whence`: begins the error."""
+    try:
+        return task_runners.named(name, workers)
+    except (ImportError, ValueError) as error:
+        raise click.UsageError(f"{whence}{error}") from error
 
 
 def _take_to_its_end(flow: Flow[..., Any], result: Any) -> None:

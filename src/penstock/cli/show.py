@@ -13,7 +13,7 @@ from penstock.cli import failures, kept
 from penstock.cli.common import Opened, json_option, store_option, title
 from penstock.cli.completing import run_argument
 from penstock.cli.kept import Kept
-from penstock.cli.lines import line_text
+from penstock.cli.lines import form_of, line_text
 from penstock.cli.outcome import elapsed, outcome
 from penstock.cli.selecting import RUN_HELP, the_run
 from penstock.cli.text import (
@@ -91,7 +91,7 @@ def _sections(reader: Reader, run: RunRow, typed: str, limit: int, home: Path) -
     yield _runs_table(below)
     yield f"... and {below.total - limit:,} more: --limit {below.total}" if below.total > limit else ""
     yield _retried(reader, below)
-    yield _log(reader, reader.logs(run.id, limit=limit), {row.id: title(row) for row in (run, *below.rows)})
+    yield _log(reader, run, reader.logs(run.id, limit=limit), {row.id: title(row) for row in (run, *below.rows)})
 
 
 # The run itself.
@@ -270,6 +270,7 @@ def _retried(reader: Reader, below: _Below) -> str:
 # What was said.
 
 
-def _log(reader: Reader, rows: Sequence[LogRow], names: dict[str, str]) -> str:
-    lines = [f"  {line_text(row, _name(reader, row.run_id, names))}" for row in rows]
+def _log(reader: Reader, run: RunRow, rows: Sequence[LogRow], names: dict[str, str]) -> str:
+    form = form_of(run)
+    lines = [f"  {line_text(row, _name(reader, row.run_id, names), form)}" for row in rows]
     return "\n".join([f"Log ({plural(len(lines), 'line')})", *lines]) if lines else ""

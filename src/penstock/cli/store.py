@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from penstock import settings
-from penstock.cli.common import NotFound, Unreadable, json_option, store_option, url_beside
+from penstock.cli.common import NotFound, Unreadable, directory_of, json_option, store_option, url_beside
 from penstock.cli.text import as_json, printable, table
 from penstock.exceptions import ConfigurationError, StoreUnavailable
 from penstock.store import upkeep
@@ -33,7 +33,7 @@ def the_store(directory: Path | None, instead: str | None = None) -> Iterator[Pa
             raise click.UsageError(
                 f"this is for stores in a directory (--store), and the runs are in {name_of('', url)}: {instead}"
             )
-        yield directory or settings.home()
+        yield directory_of(directory)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
     except StoreMissing as error:

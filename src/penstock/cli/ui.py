@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from penstock import settings
-from penstock.cli.common import store_option, url_beside
+from penstock.cli.common import directory_of, store_option, url_beside
 from penstock.exceptions import ConfigurationError
 
 WITHOUT_PACKAGES = 'The dashboard needs two more packages. Type: pip install "penstock[ui]"'
@@ -57,6 +56,8 @@ def ui(
         penstock ui --open
         penstock ui --port 8000
     """
+    if socket_path is not None and (port or host):
+        raise click.UsageError("--socket is in place of --port and --host: leave out either that or these")
     server_module = _server_module()
     home, url = _place(store)
     wish = server_module.Wish(
@@ -71,6 +72,8 @@ def ui(
         allow_actions=allow_actions,
     )
     server = _server(server_module, wish)
+    if store is not None and not store.exists():
+        click.echo(f"There is no directory {store} yet: its runs are shown when there are any.", err=True)
 
     def ready() -> None:
         click.echo(server.address)
@@ -92,7 +95,7 @@ def _server_module() -> Any:
 
 def _place(store: Path | None) -> tuple[Path, str | None]:
     try:
-        return store or settings.home(), url_beside(store)
+        return directory_of(store), url_beside(store)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
 
@@ -111,4 +114,13 @@ def _server(module: Any, wish: Any) -> Any:
     except module.NotBuilt as error:
         raise click.ClickException(WITHOUT_PAGES) from error
     except OSError as error:
-        raise click.ClickException(f"the address cannot be had: {error.strerror or error}") from error
+        raise click.ClickException(_taken(wish, error.strerror or str(error))) from error
+
+
+def _taken(wish: Any, reason: str) -> str:
+    if wish.socket is not None:
+        return f"the socket {wish.socket} cannot be had: {reason}"
+    host = wish.host or "127.0.0.1"
+    if not wish.port:
+        return f"no port of {host} can be had: {reason}"
+    return f"port {wish.port} of {host} cannot be had: {reason}; leave out --port to get a free one"
