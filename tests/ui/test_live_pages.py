@@ -251,3 +251,46 @@ def test_the_end_of_a_run_leaves_the_reader_where_he_is(
         visit.page.wait_for_timeout(500)  # for what should not come
         assert visit.page.evaluate("scrollY") == before
         assert visit.page.evaluate(STATE, 570) == "Completed"
+
+
+# --- the process is gone ----------------------------------------------------------------------------------------------
+
+KILLED = """
+import time
+from penstock import flow, task
+
+@task
+def fine():
+    return 1
+
+@task
+def endless():
+    time.sleep(600)
+
+@flow
+def doomed():
+    fine()
+    endless()
+
+if __name__ == "__main__":
+    doomed()
+"""
+
+
+def test_a_run_whose_process_was_just_killed_is_shown_to_its_end(
+    browser: Browser, site: Site, own_store: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED, "utf-8")
+    with touring(browser, site) as visit:
+        visit.go("/runs?flow=doomed")
+        with started(script, own_store) as process:
+            visit.page.locator("tr[data-row='0'] [aria-label*='1 running']").wait_for()
+            process.kill()
+            process.wait(30)
+            visit.page.locator("tr[data-row='0'] a").first.click()
+            visit.page.get_by_text(re.compile(r"CRASHED in (?!0 ms).* · 2 task runs \(1 crashed\)")).wait_for()
+        table = visit.page.get_by_role("table", name="The timeline as a table")
+        table.get_by_text("1 crashed").wait_for(state="attached")
+        assert table.locator("tbody tr").count() == 2
+        assert "not yet" not in (table.text_content() or "")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +22,7 @@ from touring import STATIC, Site, Tab, raw, served, touring
 from browser import NARROW
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Route
 
 pytestmark = pytest.mark.xdist_group("dashboard")  # one server and one browser for all of them
 
@@ -106,6 +109,107 @@ def test_no_page_is_wider_than_a_phone(browser: Browser, site: Site) -> None:
         for name, path in every_page(site).items():
             visit.go(path)
             assert visit.page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], name
+
+
+DEEP = """
+from penstock import flow, task
+from penstock.states import Completed
+
+@task
+def leaf(number):
+    return number
+
+@flow
+def nested(depth: int):
+    leaf(depth)
+    if depth:
+        nested(depth - 1)
+
+@flow(flow_run_name="long-" + "x" * 295)
+def longname():
+    pass
+
+@flow
+def skipped():
+    return Completed(name="Skipped", message="nothing to do today")
+
+if __name__ == "__main__":
+    nested(30)
+    longname()
+    skipped()
+"""
+
+
+@pytest.fixture(scope="module")
+def odd(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Runs that are deep, have a name that never ends, or say more than how they ended."""
+    directory = tmp_path_factory.mktemp("odd")
+    script = directory / "deep.py"
+    script.write_text(DEEP, "utf-8")
+    environment = {**os.environ, "PENSTOCK_HOME": str(directory / "store"), "PENSTOCK_STORE_URL": "none"}
+    subprocess.run([sys.executable, str(script)], env=environment, check=True, capture_output=True)
+    with served(directory / "store") as site:
+        yield site
+
+
+INSIDE = """() => {
+    const frame = document.querySelector(".graph").getBoundingClientRect();
+    const seen = one => one.top >= frame.top && one.bottom <= frame.bottom && one.left >= frame.left;
+    return [...document.querySelectorAll(".graph .node")].filter(one => seen(one.getBoundingClientRect())).length;
+}"""
+
+
+def test_a_deep_run_can_be_looked_at(browser: Browser, odd: Site) -> None:
+    run = odd.run_of("nested")
+    groups = odd.ask(f"/api/runs/{run}/graph")["nodes"]["columns"]["group"]
+    assert len(set(groups)) == len(groups) == 61
+    with touring(browser, odd, viewport=NARROW) as visit:
+        visit.go(f"/runs/{run}?tab=graph")
+        visit.page.locator(".graph .node").first.wait_for()
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
+        assert visit.page.evaluate(INSIDE) > 1
+        titles = visit.page.evaluate("[...document.querySelectorAll('.graph .node .title')].map(e => e.textContent)")
+        assert "nested\u00d729/leaf" in titles
+        assert len(set(titles)) == len(titles)
+
+
+def test_what_a_state_says_is_shown(browser: Browser, odd: Site) -> None:
+    with touring(browser, odd) as visit:
+        visit.go(f"/runs/{odd.run_of('skipped')}")
+        visit.page.get_by_text("nothing to do today").wait_for()
+
+
+def test_a_name_that_never_ends_does_not_fill_the_page(browser: Browser, odd: Site) -> None:
+    run = odd.run_of("longname")
+    with touring(browser, odd, viewport=NARROW) as visit:
+        visit.go(f"/runs/{run}")
+        visit.page.get_by_text("This run called no task.").wait_for()
+        for part in (".crumbs", "h1", ".outcome"):
+            box = visit.page.locator(f"main {part}").bounding_box()
+            assert box is not None and box["height"] < 70, part
+        assert (visit.page.locator(".outcome [title]").get_attribute("title") or "").startswith("longname/long-xxx")
+
+
+def test_what_was_not_found_out_is_left_out_of_where_the_time_went(browser: Browser, site: Site) -> None:
+    def without(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, body=re.sub(r'"engine":[^,]+', '"engine":null', answer.text()))
+
+    run = site.run_of("etl")
+    with touring(browser, site) as visit:
+        table = visit.page.get_by_role("table", name="Where the time went")
+        visit.go(f"/runs/{run}?tab=where")
+        assert "rest" in table.locator("th").all_inner_texts()
+        visit.page.route("**/api/live?view=run*", without)
+        visit.go(f"/runs/{run}?tab=where")
+        assert table.locator("th").all_inner_texts() == ["wall time", "user code", "queue", "inputs", "retries"]
+
+
+def test_tasks_that_only_one_of_two_runs_has_are_not_compared(browser: Browser, site: Site) -> None:
+    with touring(browser, site) as visit:
+        visit.go(f"/compare?a={site.run_of('etl')}&b={site.run_of('broken')}")
+        row = visit.page.get_by_role("table", name="Tasks", exact=True).locator("tr").filter(has_text="extract")
+        assert row.locator("td").all_inner_texts()[-3:] == ["-", "-", "-"]
 
 
 def test_a_page_takes_two_requests_at_most(browser: Browser, site: Site) -> None:

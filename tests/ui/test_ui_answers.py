@@ -225,6 +225,17 @@ def test_the_timeline(name: str, window: tuple[float, float], width: int, look: 
         assert busy == pytest.approx(expected[key][1], rel=0.01, abs=STEP * bin_ * number), key
 
 
+@pytest.mark.parametrize("name", ["etl", "broken", "wide"])
+def test_a_timeline_begins_with_the_start_of_its_run(name: str, look: Looked, reader: Reader) -> None:
+    run_id = look.run(name)
+    run = reader.get(run_id)
+    assert run is not None and run.started is not None
+    document = look(f"/api/runs/{run_id}/timeline")
+    assert document["begin"] == document["from"] == run.started > run.created
+    shown = {row["group"] for row in rows_of({"columns": document["groups"]["columns"]})}
+    assert shown == {group_of(row, places(reader, run_id)[row.id]) for row in everything(reader, run_id)}
+
+
 def test_a_timeline_of_too_many_cells_has_wider_bins(look: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
     from penstock.ui.answers import timeline
 

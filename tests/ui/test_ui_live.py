@@ -8,13 +8,14 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dashboards import Place, Running, rows_of, running
 
+from penstock import storing
 from penstock.ui import live, records
 from penstock.ui.answers import runs
 
@@ -211,6 +212,43 @@ def test_a_run_whose_process_is_killed_has_crashed(own: Place, tmp_path: Path, m
         *_, (_, last), (name, _) = events
         assert (name, last["run"]["status"], last["run"]["fate"]) == ("end", "CRASHED", "crashed")
         assert not {"running", "waiting", "pending"} & set(_numbers(last))
+
+
+def test_who_follows_a_run_that_has_crashed_is_told_when_that_is_recorded(
+    own: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "LOOK_FOR_DEATHS", 0.2)
+    with running(own) as server, going_on(tmp_path) as process:
+        run_id = the_run(server)
+        with monkeypatch.context() as patch:
+            patch.setattr("penstock.recovery.recover", lambda *_: [])  # nobody can
+            process.kill()
+            process.wait(20)
+            events = server.events(f"/api/live?view=run&id={run_id}")
+            _, first = next(events)
+            assert (first["run"]["status"], first["run"]["ended"]) == ("CRASHED", None)
+        *_, (_, last), (name, _) = events
+        assert (name, last["run"]["status"]) == ("end", "CRASHED")
+        assert last["run"]["ended"] > last["run"]["started"]
+
+
+def test_a_run_that_was_just_killed_is_recorded_as_crashed_at_the_first_look(
+    own: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "LOOK_FOR_DEATHS", 1e9)
+    with running(own) as server, going_on(tmp_path) as process:
+        run_id = the_run(server)
+        killed = time.time()
+        process.kill()
+        process.wait(20)
+        [(_, only), (name, _)] = server.events(f"/api/live?view=run&id={run_id}")
+        assert (name, only["run"]["status"]) == ("end", "CRASHED")
+        with closing(storing.open_store(own.home, own.url)) as store:
+            recorded = store.get(run_id)
+        assert recorded is not None
+        assert only["run"]["ended"] == recorded.ended
+        assert recorded.ended is not None and recorded.ended >= killed
+        assert not {"running", "waiting", "pending"} & set(_numbers(only))
 
 
 def test_nothing_new_is_no_event(own: Place, tmp_path: Path) -> None:

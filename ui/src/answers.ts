@@ -100,8 +100,8 @@ export interface Where {
   queue: number;
   retrying: number;
   waiting: number;
-  engine: number;
-  parallel: number;
+  engine: number | null;
+  parallel: number | null;
   critical_path: {
     columns: { id: string[]; title: string[]; started: (number | null)[]; ended: (number | null)[]; waited: number[] };
   };

@@ -52,6 +52,21 @@ export function brief(seconds: number | null | undefined, now = Date.now() / 100
   return day(seconds) === day(now) ? clock(seconds) : `${day(seconds)} ${clock(seconds).slice(0, 5)}`;
 }
 
+// How the times of something from `begin` to `end` (null: until now) are told: with the day if they need one.
+export function timesOf(begin: number, end: number | null, now = Date.now() / 1000): (seconds: number) => string {
+  return day(begin) === day(now) && day(end ?? now) === day(now) ? clockMs : moment;
+}
+
+// Of a path that is too long the end, which says most. Names that follow each other are told once, and how often: all
+// levels of a recursion end in the same way.
+export function ending(path: string, length: number): string {
+  if (path.length <= length) return path;
+  const told = path.replace(/(?<![^/])([^/]+)\/(?:\1\/)+/g, (all, name: string) => {
+    return `${name}×${all.length / (name.length + 1)}/`;
+  });
+  return told.length > length ? `…${told.slice(1 - length)}` : told;
+}
+
 // What a reader may type into a field for local time, and back.
 export const toField = (seconds: number) => `${day(seconds)}T${clock(seconds)}`;
 

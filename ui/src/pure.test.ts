@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { LineColumns } from "./answers";
-import { duration, fromField, niceStep, offset, sofar, toField } from "./format";
+import { clockMs, duration, ending, fromField, moment, niceStep, offset, sofar, timesOf, toField } from "./format";
 import { behind, inFront, moved, type Window } from "./parts/lines";
 import { nextStart, placeOf, refreshed } from "./parts/rows";
 import { GROUP, LANE, Rows, Sight } from "./timeline/sight";
@@ -38,6 +38,27 @@ test("a field for local time says what it was told", () => {
   expect(fromField(toField(1_700_000_000))).toBe(1_700_000_000);
   expect(fromField("")).toBeNull();
 });
+
+describe("times of a log have a day", () => {
+  const noon = new Date(2026, 10, 26, 12).getTime() / 1000;
+  const other = noon - 86_400;
+  test.each([
+    ["unless all is of today", noon, noon + 60, noon + 100, clockMs],
+    ["nor while it goes on today", noon, null, noon + 100, clockMs],
+    ["if it was another day", other, other + 60, noon, moment],
+    ["if it began the day before", other, noon, noon + 1, moment],
+    ["if it goes on from the day before", other, null, noon, moment],
+  ])("%s", (_, begin, end, now, form) => expect(timesOf(begin, end, now)(begin)).toBe(form(begin)));
+});
+
+test.each([
+  ["pages/fetch", "pages/fetch"],
+  ["one/two/three/four/five/six", "…/three/four/five/six"],
+  ["nested/nested/nested/nested/leaf", "nested×4/leaf"],
+  ["top/nested/nested/nested/nested/", "top/nested×4/"],
+  ["un/nested/nested/nest/nested/it", "…nested×2/nest/nested/it"],
+  ["a-very-long-name-without-an-end[17]", "…ame-without-an-end[17]"],
+])("%s is shortened to %s", (path, told) => expect(ending(path, told.length)).toBe(told));
 
 describe("marks of a time axis", () => {
   test.each([

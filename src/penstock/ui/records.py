@@ -43,11 +43,24 @@ class Records:
         self._walked: tuple[object, str] = (None, "")
 
     def get(self, run_id: str) -> RunRow:
-        """Raises LookupError if there is none."""
+        """Raises LookupError if there is none. One that is seen to have crashed is recorded so; what cannot be recorded
+        has not ended, for who follows it."""
+        row = self._get(run_id)
+        if row.status != "CRASHED" or self._is_recorded(run_id):
+            return row
+        recovery.recover(self.home, self._store)
+        row = self._get(run_id)
+        return row if self._is_recorded(run_id) else row._replace(ended=None)
+
+    def _get(self, run_id: str) -> RunRow:
         row = self.reader.get(run_id)
         if row is None:
             raise LookupError(f"there is no run {run_id}")
         return row
+
+    def _is_recorded(self, run_id: str) -> bool:
+        row = self._window.get(run_id)
+        return row is not None and row.ended is not None
 
     def ask(self, query: str, /, *, within: float = QUICK, **parameters: object) -> list[tuple[Any, ...]]:
         """The rows that answer one of the queries in views.sql."""

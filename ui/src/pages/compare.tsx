@@ -4,7 +4,7 @@ import type { Comparison, Run, Runs } from "../answers";
 import { useAnswer } from "../api";
 import { brief, count, duration } from "../format";
 import { useAddress } from "../parts/address";
-import { Lasted, pathOf, Time, To, Trouble, useTitle, Value } from "../parts/basics";
+import { isOver, Lasted, pathOf, Time, To, Trouble, useTitle, Value } from "../parts/basics";
 import { State } from "../states";
 
 export function ComparePage() {
@@ -101,7 +101,7 @@ const RunHead = ({ name, run }: { name: string; run: Run }) => (
   </th>
 );
 
-const Took = ({ run }: { run: Run }) => <Lasted from={run.started} to={run.ended} over={run.ended !== null} />;
+const Took = ({ run }: { run: Run }) => <Lasted from={run.started} to={run.ended} over={isOver(run)} />;
 
 function Pair({ name, a, b, same }: { name: string; a: ComponentChildren; b: ComponentChildren; same: boolean }) {
   return (
@@ -208,6 +208,7 @@ const TaskHeads = () => (
 
 function TaskPair({ columns, row }: { columns: TaskPairs; row: number }) {
   const { a_total, b_total, a_bad, b_bad, a_seconds, b_seconds, same_code, same_results } = columns;
+  const both = a_total[row] !== null && b_total[row] !== null;
   return (
     <tr class={differs(columns, row) ? "differs" : "same"}>
       <th scope="row">{columns.group[row]}</th>
@@ -220,8 +221,8 @@ function TaskPair({ columns, row }: { columns: TaskPairs; row: number }) {
       <td class="number">{duration(a_seconds[row])}</td>
       <td class="number">{duration(b_seconds[row])}</td>
       <td>{changed(a_seconds[row], b_seconds[row])}</td>
-      <td class={same_code[row] === false ? "strong" : "soft"}>{known(same_code[row]!)}</td>
-      <td class={same_results[row] === false ? "strong" : "soft"}>{known(same_results[row]!)}</td>
+      <td class={same_code[row] === false ? "strong" : "soft"}>{both ? known(same_code[row]!) : "-"}</td>
+      <td class={same_results[row] === false ? "strong" : "soft"}>{both ? known(same_results[row]!) : "-"}</td>
     </tr>
   );
 }

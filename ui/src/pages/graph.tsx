@@ -1,13 +1,13 @@
 // The graph of task groups, and of the runs of one group: laid out by dagre, drawn as SVG, told again as a table.
 import { Graph as Layout, layout } from "@dagrejs/dagre";
-import { useMemo, useState } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useLocation } from "wouter-preact";
 import type { Graph, GroupGraph } from "../answers";
 import { useAnswer } from "../api";
 import { PREFIX } from "../base";
-import { count, duration, plural } from "../format";
+import { count, duration, ending, plural } from "../format";
 import { useAddress } from "../parts/address";
-import { Trouble, taskPath } from "../parts/basics";
+import { NothingCalled, Trouble, taskPath } from "../parts/basics";
 import { KINDS, type Kind, kindOf, type Numbers, numbersAt, total, words } from "../states";
 
 interface Box {
@@ -26,7 +26,7 @@ interface Arrow {
   said: string;
 }
 
-const [WIDE, HIGH] = [190, 46];
+const [WIDE, HIGH, MARGIN] = [190, 46, 10];
 
 export default function GraphView({ id, live }: { id: string; live: boolean }) {
   const [now, change] = useAddress();
@@ -38,7 +38,12 @@ function Groups({ id, live }: { id: string; live: boolean }) {
   const answer = useAnswer<Graph>(`api/runs/${id}/graph`, {}, live ? { view: "graph", id } : null);
   if (!answer.data) return <Trouble error={answer.error} />;
   const boxes = groupBoxes(id, answer.data);
-  if (!boxes.length) return <p class="empty">This run has called no task yet.</p>;
+  if (!boxes.length)
+    return (
+      <p class="empty">
+        <NothingCalled over={!live} />
+      </p>
+    );
   return (
     <>
       <Trouble error={answer.error} />
@@ -226,9 +231,15 @@ function Drawing({ boxes, arrows, name }: DrawingProps) {
   // `shape` stands for both.
   const plan = useMemo(() => laidOut(boxes, arrows, innerWidth - 60), [shape]);
   const { width, height } = plan;
+  const frame = useRef<HTMLDivElement>(null);
+  const first = firstOf(boxes, arrows, plan);
+  useLayoutEffect(() => {
+    const at = first === undefined ? undefined : plan.at.get(first);
+    if (at) frame.current?.scrollTo(at.x - WIDE / 2 - MARGIN, at.y - HIGH / 2 - MARGIN);
+  }, [first]);
   return (
     <>
-      <div class="graph" tabIndex={0} role="region" aria-label={name}>
+      <div class="graph" ref={frame} tabIndex={0} role="region" aria-label={name}>
         <svg width={width} height={height} viewBox={`0 0 ${width} ${height}`} role="group" aria-label={name}>
           <defs>
             <marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">
@@ -254,30 +265,39 @@ function Drawing({ boxes, arrows, name }: DrawingProps) {
   );
 }
 
+// Where a reader begins: at the left, and what nothing else leads to; of several the uppermost.
+function firstOf(boxes: Box[], arrows: Arrow[], { at }: Plan): string | undefined {
+  const reached = new Set(arrows.map(({ to }) => to));
+  const begins = boxes.filter(({ id }) => !reached.has(id)).map(({ id }) => ({ id, ...at.get(id)! }));
+  return begins.sort((one, other) => one.x - other.x || one.y - other.y)[0]?.id;
+}
+
 const keyOf = ({ from, to, kind }: Arrow) => `${from} ${to} ${kind}`;
 
 function LinesInWords({ boxes, arrows, name }: DrawingProps) {
   const titles = new Map(boxes.map(({ id, title }) => [id, title]));
   return (
-    <table class="hidden">
-      <caption>The lines of the {name}</caption>
-      <thead>
-        <tr>
-          <th scope="col">From</th>
-          <th scope="col">To</th>
-          <th scope="col">What</th>
-        </tr>
-      </thead>
-      <tbody>
-        {arrows.map((arrow) => (
-          <tr key={keyOf(arrow)}>
-            <td>{titles.get(arrow.from)}</td>
-            <td>{titles.get(arrow.to)}</td>
-            <td>{arrow.said}</td>
+    <div class="hidden">
+      <table>
+        <caption>The lines of the {name}</caption>
+        <thead>
+          <tr>
+            <th scope="col">From</th>
+            <th scope="col">To</th>
+            <th scope="col">What</th>
           </tr>
-        ))}
-      </tbody>
-    </table>
+        </thead>
+        <tbody>
+          {arrows.map((arrow) => (
+            <tr key={keyOf(arrow)}>
+              <td>{titles.get(arrow.from)}</td>
+              <td>{titles.get(arrow.to)}</td>
+              <td>{arrow.said}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
   );
 }
 
@@ -309,7 +329,7 @@ function Node({ box, x, y }: NodeProps) {
       <title>{said}</title>
       <rect width={WIDE} height={HIGH} rx="3" class="frame" />
       <text x="10" y="18" class="title">
-        {shortened(box.title, 26)}
+        {ending(box.title, 23)}
       </text>
       <text x="10" y="33" class="under">
         {shortened(box.under, 32)}

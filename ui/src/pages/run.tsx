@@ -7,13 +7,16 @@ import { useKeys } from "../keys";
 import { Actions } from "../parts/actions";
 import { useAddress } from "../parts/address";
 import {
+  Clipped,
   Fact,
   Facts,
   flowPath,
+  isOver,
   Lasted,
   Loading,
   Long,
   Marks,
+  Outcome,
   pathOf,
   runPath,
   Time,
@@ -100,7 +103,7 @@ function View({ header, tab }: { header: Header; tab: Tab }) {
     case "tasks":
       return <TaskTable header={header} />;
     case "logs":
-      return <LogView id={id} live={live} names={namesOf(header)} />;
+      return <LogView run={header.run} names={namesOf(header)} />;
     case "parameters":
       return <ValuesView header={header} />;
     case "where":
@@ -118,11 +121,13 @@ export function Crumbs({ described, current }: { described: Pick<Header, "parent
       {id.map((one, place) => (
         <span key={one}>
           <span aria-hidden="true"> / </span>
-          <To to={pathOf(kind[place]!, one)}>{title[place]}</To>
+          <To to={pathOf(kind[place]!, one)}>
+            <Clipped text={title[place]!} />
+          </To>
         </span>
       ))}
       <span aria-hidden="true"> / </span>
-      <span>{current}</span>
+      <Clipped text={current} />
     </nav>
   );
 }
@@ -133,11 +138,11 @@ function Head({ header, again }: { header: Header; again: () => void }) {
     <header class="head">
       <Crumbs described={header} current={run.title} />
       <div class="titleline">
-        <h1>{run.run_name}</h1>
+        <h1 title={run.run_name}>{run.run_name}</h1>
         <State fate={run.fate} state={run.state} />
         <Actions header={header} again={again} />
       </div>
-      <p class="outcome">{header.outcome}</p>
+      <Outcome run={run} outcome={header.outcome} />
       {total(totalsOf(header)) > 0 && <Bar numbers={totalsOf(header)} />}
       <RunFacts header={header} />
       <Lives header={header} />
@@ -158,7 +163,7 @@ function RunFacts({ header: { run, info } }: { header: Header }) {
         <Time at={run.started ?? run.created} />
       </Fact>
       <Fact name="Duration">
-        <Lasted from={run.started} to={run.ended} over={run.ended !== null} />
+        <Lasted from={run.started} to={run.ended} over={isOver(run)} />
       </Fact>
       {known("host") && <Fact name="Host">{known("host")}</Fact>}
       {known("pid") && <Fact name="Process">{known("pid")}</Fact>}

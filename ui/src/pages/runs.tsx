@@ -83,7 +83,7 @@ function headsOf(columns: Columns, chosen: string[], choose: (id: string) => voi
     { head: "Run", width: "10rem", cell: (row) => <Named columns={columns} row={row} /> },
     { head: "Flow", width: "8rem", wide: true, cell: (row) => <Origin columns={columns} row={row} /> },
     {
-      ...{ head: "Started", width: "6.8rem", wide: true },
+      ...{ head: "Started", width: "8.6rem", wide: true },
       cell: (row) => <Time at={columns.started[row] ?? columns.created[row]} />,
     },
     {

@@ -8,10 +8,12 @@ import { useAddress } from "../parts/address";
 import {
   Fact,
   Facts,
+  isOver,
   Lasted,
   Loading,
   Long,
   Marks,
+  Outcome,
   pathOf,
   Time,
   To,
@@ -52,11 +54,7 @@ export function TaskPage({ id }: { id: string }) {
           </To>
         ))}
       </nav>
-      {tab === "logs" ? (
-        <LogView id={id} live={said.run.ended === null} names={[]} only={id} />
-      ) : (
-        <Overview said={said} />
-      )}
+      {tab === "logs" ? <LogView run={said.run} names={[]} only={id} /> : <Overview said={said} />}
     </>
   );
 }
@@ -67,10 +65,10 @@ function Head({ said }: { said: TaskRun }) {
     <header class="head">
       <Crumbs described={said} current={run.title} />
       <div class="titleline">
-        <h1>{run.run_name}</h1>
+        <h1 title={run.run_name}>{run.run_name}</h1>
         <State fate={run.fate} state={run.state} />
       </div>
-      <p class="outcome">{said.outcome}</p>
+      <Outcome run={run} outcome={said.outcome} />
       <Facts>
         <Fact name={run.kind === "flow" ? "Flow" : "Task"}>{run.name}</Fact>
         {run.map_index !== null && <Fact name="Index">{run.map_index}</Fact>}
@@ -78,7 +76,7 @@ function Head({ said }: { said: TaskRun }) {
           <Time at={run.started} />
         </Fact>
         <Fact name="Duration">
-          <Lasted from={run.started} to={run.ended} over={run.ended !== null} />
+          <Lasted from={run.started} to={run.ended} over={isOver(run)} />
         </Fact>
         {run.started !== null && <Fact name="Waited before">{duration(run.started - run.created)}</Fact>}
         <Fact name="Attempts">{run.attempts}</Fact>

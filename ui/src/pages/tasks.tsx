@@ -1,15 +1,16 @@
 import { useRef } from "preact/hooks";
 import type { Header, Page, TaskColumns } from "../answers";
-import { count, duration, plural } from "../format";
+import { count, duration, ending, plural } from "../format";
 import { useKeys } from "../keys";
 import { useAddress } from "../parts/address";
-import { Lasted, pathOf, Time, To, Trouble } from "../parts/basics";
+import { Lasted, NothingCalled, pathOf, Time, To, Trouble } from "../parts/basics";
 import { usePages } from "../parts/pages";
 import { type Head, type Order, Table } from "../parts/table";
 import { Choice, Typed } from "../parts/typed";
 import { KINDS, State } from "../states";
 
 const FILTERS = ["text", "state", "group"] as const;
+const LONGEST_PLACE = 20; // characters
 const flat = (answer: Page<TaskColumns>) => answer.columns;
 
 export function TaskTable({ header }: { header: Header }) {
@@ -48,7 +49,7 @@ export function TaskTable({ header }: { header: Header }) {
             onSee={pages.see}
             order={order}
             onOrder={(other) => change({ ...other })}
-            empty={filtered ? "No task run is like that." : "This run has called no task yet."}
+            empty={filtered ? "No task run is like that." : <NothingCalled over={ended !== null} />}
           />
         </>
       )}
@@ -68,7 +69,7 @@ function headsOf(columns: TaskColumns): Head[] {
       cell: (row) => <span class={columns.attempts[row]! > 1 ? "strong" : "soft"}>{columns.attempts[row]}</span>,
     },
     {
-      ...{ head: "Started", width: "8rem", sort: "created", wide: true },
+      ...{ head: "Started", width: "8.6rem", sort: "created", wide: true },
       cell: (row) => <Time at={columns.started[row] ?? columns.created[row]} />,
     },
     {
@@ -87,7 +88,7 @@ interface CellProps {
 function Named({ columns, row }: CellProps) {
   return (
     <span title={`${columns.place[row]}${columns.run_name[row]}`}>
-      <span class="soft">{columns.place[row]}</span>
+      <span class="soft">{ending(columns.place[row]!, LONGEST_PLACE)}</span>
       <To class="strong" to={pathOf(columns.kind[row]!, columns.id[row]!)}>
         {columns.run_name[row]}
       </To>

@@ -3,6 +3,8 @@ import type { Header } from "../answers";
 import { duration } from "../format";
 import { pathOf, To } from "../parts/basics";
 
+type Part = [name: string, seconds: number, kind: string, what: string];
+
 export function WhereView({ header }: { header: Header }) {
   const { where, run } = header;
   if (!where)
@@ -11,13 +13,15 @@ export function WhereView({ header }: { header: Header }) {
         {run.ended === null ? "This can be told when the run has ended." : "Nothing was below this run."}
       </p>
     );
-  const parts: [string, number, string, string][] = [
+  const all: [string, number | null, string, string][] = [
     ["user code", where.user, "completed", "attempts of all task runs, added up"],
     ["queue", where.queue, "queued", "ready, but not yet started, added up"],
     ["inputs", where.waiting, "queued", "waited for other task runs, added up"],
     ["retries", where.retrying, "retried", "between two attempts, added up"],
     ["rest", where.engine, "queued", "of the wall time: no task was at work, the flow itself was, or penstock"],
   ];
+  // what would take too long to find out is not there
+  const parts = all.filter((part): part is Part => part[1] !== null);
   const most = Math.max(where.wall, ...parts.map(([, seconds]) => seconds), 1e-9);
   return (
     <>
@@ -29,7 +33,9 @@ export function WhereView({ header }: { header: Header }) {
           ))}
         </tbody>
       </table>
-      <p>On average {where.parallel.toFixed(where.parallel < 10 ? 1 : 0)} task runs were at work at once.</p>
+      {where.parallel !== null && (
+        <p>On average {where.parallel.toFixed(where.parallel < 10 ? 1 : 0)} task runs were at work at once.</p>
+      )}
       <CriticalPath header={header} />
     </>
   );

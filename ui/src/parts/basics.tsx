@@ -45,6 +45,35 @@ export function Time({ at }: { at: number | null | undefined }) {
   );
 }
 
+export const NothingCalled = ({ over }: { over: boolean }) => (
+  <>{over ? "This run called no task." : "This run has called no task yet."}</>
+);
+
+// The name of a run where it is one thing among others: as much of it as fits.
+export const Clipped = ({ text }: { text: string }) => (
+  <span class="clipped" title={text}>
+    {text}
+  </span>
+);
+
+// Begins with the title of the run.
+// How it went; and what its state says, unless that is its error.
+export const Outcome = ({ run: { title, error, message }, outcome }: { run: Run; outcome: string }) => (
+  <>
+    <p class="outcome">
+      {outcome.startsWith(title) ? (
+        <>
+          <Clipped text={title} />
+          {outcome.slice(title.length)}
+        </>
+      ) : (
+        outcome
+      )}
+    </p>
+    {error === null && message && <p class="said">{message}</p>}
+  </>
+);
+
 // The time, told again while something goes on, as often as its length is said anew: see `sofar`.
 function useNow(from: number | null): number {
   const [now, setNow] = useState(() => Date.now() / 1000);
@@ -57,9 +86,12 @@ function useNow(from: number | null): number {
   return now;
 }
 
+// While the end of a run that has crashed is not recorded yet, nobody knows when that was.
+export const isOver = ({ fate, ended }: Pick<Run, "fate" | "ended">) => ended !== null || fate === "crashed";
+
 export function Lasted({ from, to, over }: { from: number | null; to: number | null; over: boolean }) {
   const now = useNow(over ? null : from);
-  if (from === null) return <span class="soft">-</span>;
+  if (from === null || (over && to === null)) return <span class="soft">-</span>;
   // of what goes on the tenths change often enough
   return <>{to === null ? sofar(now - from) : duration(to - from)}</>;
 }

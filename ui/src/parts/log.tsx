@@ -2,9 +2,9 @@
 import { useVirtualizer } from "@tanstack/react-virtual";
 import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import type { LineColumns } from "../answers";
+import type { LineColumns, Run } from "../answers";
 import { query } from "../base";
-import { clockMs, count, moment } from "../format";
+import { count, moment, timesOf } from "../format";
 import { useKeys } from "../keys";
 import { useAddress } from "./address";
 import { To, Trouble, taskPath, useTop } from "./basics";
@@ -19,13 +19,14 @@ const levelName = (level: number) =>
   level >= 50 ? "critical" : level >= 40 ? "error" : level >= 30 ? "warning" : level >= 20 ? "info" : "debug";
 
 interface LogProps {
-  id: string;
-  live: boolean;
+  run: Run;
   names: string[]; // of tasks
   only?: string; // the run whose lines alone are wanted
 }
 
-export function LogView({ id, live, names, only }: LogProps) {
+export function LogView({ run, names, only }: LogProps) {
+  const { id, created, ended } = run;
+  const live = ended === null;
   const [now] = useAddress();
   const search = useRef<HTMLInputElement>(null);
   const filters = { level: now.level, task: only ?? now.task, text: now.text };
@@ -51,7 +52,14 @@ export function LogView({ id, live, names, only }: LogProps) {
         )}
       </Filters>
       <Trouble error={log.error} />
-      <Lines list={list} log={log} row={row} mark={now.text} isFiltered={isFiltered} onChoose={choose} />
+      <Lines
+        list={list}
+        log={log}
+        {...{ row, isFiltered }}
+        mark={now.text}
+        clock={timesOf(created, ended)}
+        onChoose={choose}
+      />
       {row >= 0 && <Whole columns={log.held!.columns} row={row} onClose={leave} />}
     </>
   );
@@ -136,11 +144,12 @@ interface LinesProps {
   log: Log;
   row: number; // the chosen one; -1: none
   mark?: string;
+  clock: (seconds: number) => string;
   isFiltered: boolean;
   onChoose: (row: number) => void;
 }
 
-function Lines({ list, log, row, mark, isFiltered, onChoose }: LinesProps) {
+function Lines({ list, log, row, mark, clock, isFiltered, onChoose }: LinesProps) {
   const { held, following, setFollowing } = log;
   const columns = held?.columns ?? NONE;
   const top = useTop(list.scroller); // it reaches to the lower end of the window: the newest line is to be seen
@@ -164,7 +173,7 @@ function Lines({ list, log, row, mark, isFiltered, onChoose }: LinesProps) {
     >
       <div class="space" style={{ height: `${list.virtual.getTotalSize()}px` }}>
         {list.items.map(({ index, start: y }) => (
-          <Line key={columns.seq[index]} {...{ columns, index, y, mark, onChoose }} chosen={index === row} />
+          <Line key={columns.seq[index]} {...{ columns, index, y, mark, clock, onChoose }} chosen={index === row} />
         ))}
       </div>
       {held && columns.seq.length === 0 && held.before === null && (
@@ -179,11 +188,12 @@ interface LineProps {
   index: number;
   y: number;
   mark?: string;
+  clock: (seconds: number) => string;
   chosen: boolean;
   onChoose: (row: number) => void;
 }
 
-function Line({ columns, index, y, mark, chosen, onChoose }: LineProps) {
+function Line({ columns, index, y, mark, clock, chosen, onChoose }: LineProps) {
   const level = levelName(columns.level[index]!);
   return (
     // biome-ignore lint/a11y/useKeyWithClickEvents: j and k do the same for the whole list.
@@ -194,7 +204,7 @@ function Line({ columns, index, y, mark, chosen, onChoose }: LineProps) {
       onClick={() => onChoose(index)}
     >
       <span class="time" title={moment(columns.time[index])}>
-        {clockMs(columns.time[index]!)}
+        {clock(columns.time[index]!)}
       </span>
       <span class="level">{level}</span>
       <span class="who">{columns.title[index] ?? "-"}</span>

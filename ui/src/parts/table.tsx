@@ -97,7 +97,9 @@ function useWalk(table: RefObject<HTMLTableElement>, rows: number, show: (row: n
     if (next < 0) return;
     cursor.current = next;
     show(next);
-    const focus = () => table.current?.querySelector<HTMLElement>(`tr[data-row="${next}"] a`)?.focus();
+    // the key may have been pressed again by then
+    const focus = () =>
+      cursor.current === next && table.current?.querySelector<HTMLElement>(`tr[data-row="${next}"] a`)?.focus();
     focus();
     requestAnimationFrame(() => requestAnimationFrame(focus));
   };

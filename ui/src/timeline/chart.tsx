@@ -5,7 +5,7 @@ import { useLocation } from "wouter-preact";
 import type { Header, Timeline } from "../answers";
 import { duration, moment, sofar } from "../format";
 import { useKeys } from "../keys";
-import { Lasted, pathOf } from "../parts/basics";
+import { isOver, Lasted, pathOf } from "../parts/basics";
 import { painted, still } from "../theme";
 import { draw, type Scene } from "./draw";
 import { type Tip, turned, useDrag } from "./pointer";
@@ -109,7 +109,7 @@ function useStage({ header, data, open }: ChartProps) {
     const element = scroller.current!;
     const width = element.clientWidth;
     const now = Date.now() / 1000;
-    sight.grow(data.begin ?? start, data.end ?? header.run.ended ?? now);
+    sight.grow(start, data.end ?? header.run.ended ?? now);
     return {
       ...{ sight, rows, data, now, width },
       cursor: cursor.current,
@@ -126,7 +126,7 @@ function useStage({ header, data, open }: ChartProps) {
 
 // Returns what is to be called after each movement: it draws at once, and asks when there was none for a moment.
 function useMovement(stage: Stage, { header, open, onWant }: ChartProps, span: Signal<string>): () => void {
-  const latest = useLatest({ stage, open, onWant });
+  const latest = useLatest({ stage, open, onWant, ended: header.run.ended });
   const live = header.run.ended === null;
   const waiting = useRef({ frame: 0, asking: 0 }).current;
   const paintNow = () => {
@@ -134,7 +134,8 @@ function useMovement(stage: Stage, { header, open, onWant }: ChartProps, span: S
     if (!canvas.current || !scroller.current) return;
     draw(canvas.current, scene());
     const said = live ? sofar : duration;
-    span.value = `${duration(sight.from - sight.begin)} to ${said(Math.min(sight.to, sight.end) - sight.begin)}`;
+    const end = latest.current.ended ?? sight.end; // what is drawn has some length at least
+    span.value = `${duration(sight.from - sight.begin)} to ${said(Math.min(sight.to, end) - sight.begin)}`;
   };
   const paint = () => {
     waiting.frame ||= requestAnimationFrame(() => {
@@ -285,7 +286,7 @@ function Controls({ header, keys, span }: ControlsProps) {
         Whole run
       </button>
       <output class="soft">
-        {span} of <Lasted from={start} to={header.run.ended} over={header.run.ended !== null} />
+        {span} of <Lasted from={start} to={header.run.ended} over={isOver(header.run)} />
       </output>
       <span class="soft grow-end">began {moment(start)}</span>
     </div>

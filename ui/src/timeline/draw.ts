@@ -1,6 +1,6 @@
 // The drawing of the timeline: what can be seen of it, and nothing else.
 import type { Opened, Timeline } from "../answers";
-import { count, duration, niceStep, offset } from "../format";
+import { count, duration, ending, niceStep, offset } from "../format";
 import { type Kind, kindOf } from "../states";
 import { colour } from "../theme";
 import { AXIS, GROUP, LANE, type Row, type Rows, type Sight } from "./sight";
@@ -101,9 +101,9 @@ function ground(pen: Pen, scene: Scene, row: Row, y: number, height: number): vo
 // As much of a text as fits.
 export function cut(pen: Pen, text: string, width: number): string {
   if (pen.measureText(text).width <= width) return text;
-  let length = Math.max(1, Math.floor((text.length * width) / pen.measureText(text).width));
-  while (length > 1 && pen.measureText(`${text.slice(0, length)}…`).width > width) length--;
-  return `${text.slice(0, length)}…`;
+  let length = Math.max(2, Math.floor((text.length * width) / pen.measureText(text).width));
+  while (length > 2 && pen.measureText(ending(text, length)).width > width) length--;
+  return ending(text, length);
 }
 
 // --- groups ---------------------------------------------------------------------------------------------------------

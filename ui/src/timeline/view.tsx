@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import type { Header, Timeline } from "../answers";
 import { useAnswer } from "../api";
 import { count } from "../format";
-import { Trouble } from "../parts/basics";
+import { NothingCalled, Trouble } from "../parts/basics";
 import { Chart, type ChartProps, type Wanted } from "./chart";
 import { InWords, Legend } from "./words";
 
@@ -35,7 +35,11 @@ export function TimelineView({ header, open, onOpen }: TimelineProps) {
   return (
     <>
       <Trouble error={answer.error} />
-      {answer.data && !data.groups.columns.group.length && <p class="empty">This run has called no task yet.</p>}
+      {answer.data && !data.groups.columns.group.length && (
+        <p class="empty">
+          <NothingCalled over={run.ended !== null} />
+        </p>
+      )}
       <Chart header={header} data={data} open={open} onOpen={onOpen} onWant={setWanted} />
       {data.more > 0 && <p class="soft">{count(data.more)} further groups are not shown; the task table has all.</p>}
       <Legend data={data} />

@@ -14,7 +14,7 @@ from penstock.store.base import RunRow
 SCHEMA = 1
 """Version of the documents: grows when a field changes its meaning or goes away."""
 
-SHORT, LONG, LONGEST = 200, 4_000, 32_000  # characters
+SHORT, PLACE, LONG, LONGEST = 200, 1_000, 4_000, 32_000  # characters
 FATES = tallies.FATES
 
 Document = dict[str, Any]
@@ -44,6 +44,11 @@ def line(text: object, longest: int = SHORT) -> str | None:
         return None
     shown = printable(str(text)[: longest + 1])
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def name_of_group(text: str) -> str:
+    """Of a group or its place. Runs deep inside are told apart by the end, and the groups are asked for by it."""
+    return line(text, PLACE) or ""
 
 
 def block(text: str | None, longest: int = LONG) -> str | None:
@@ -92,6 +97,11 @@ def tags(row: RunRow) -> list[str]:
 def group_id(place: str, kind: str, name: str) -> str:
     """As the API calls all runs of a task or flow in one place."""
     return f"{place}{name}/" if kind == "flow" else f"{place}{name}"
+
+
+def named(group: Any) -> tuple[str, str, str, str | None]:
+    """Id, place, kind and name."""
+    return name_of_group(group.id), name_of_group(group.place), group.kind, line(group.name)
 
 
 def by_fate(groups: Sequence[Mapping[str, int]]) -> dict[str, list[int]]:

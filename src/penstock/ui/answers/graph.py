@@ -17,6 +17,8 @@ from penstock.ui.answers.documents import (
     fate,
     group_id,
     line,
+    name_of_group,
+    named,
     table,
     title,
 )
@@ -38,11 +40,11 @@ def _of_groups(records: Records, run: RunRow) -> Document:
     edges, are_all = records.once(run, ("edges",), lambda: _edges(records, run))
     known = {group.id for group in shown}
     nodes = (
-        (*_named(group), group.total, group.busy, group.began, None if group.unfinished else group.ended)
+        (*named(group), group.total, group.busy, group.began, None if group.unfinished else group.ended)
         for group in shown
     )
     arrows = (
-        (line(source), line(target), kind, number)
+        (name_of_group(source), name_of_group(target), kind, number)
         for source, target, kind, number in edges
         if source in known and target in known
     )
@@ -52,10 +54,6 @@ def _of_groups(records: Records, run: RunRow) -> Document:
         edges=table("from to kind number", arrows, all=are_all),
         more=len(found) - len(shown),
     )
-
-
-def _named(group: groups.Group) -> tuple[Any, ...]:
-    return line(group.id), line(group.place), group.kind, line(group.name)
 
 
 def _edges(records: Records, run: RunRow) -> tuple[list[tuple[str, str, str, int]], bool]:
@@ -79,7 +77,7 @@ def _of_runs(records: Records, run: RunRow, asked: Asked) -> Document:
     edges = records.ask("edges_into", ids=ids, limit=MOST_EDGES + 1)
     names = "id title fate state created started ended attempts error"
     return document(
-        group=line(group),
+        group=name_of_group(group),
         total=total,
         nodes={"columns": columns(names, map(_node, rows)), "next": more},
         edges=table(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from penstock import tallies
 from penstock.store.base import RunRow
-from penstock.ui.answers.documents import Document, by_fate, columns, group_id, line
+from penstock.ui.answers.documents import Document, by_fate, columns, group_id, named
 from penstock.ui.records import Records
 
 MOST = 200  # groups in an answer
@@ -88,10 +88,7 @@ def tallied(groups: Sequence[Group]) -> list[tallies.Group]:
 
 def as_document(groups: Sequence[Group]) -> Document:
     shown = groups[:MOST]
-    rows = (
-        (line(group.id), line(group.place), group.kind, line(group.name), group.created, group.total, group.retried)
-        for group in shown
-    )
+    rows = ((*named(group), group.created, group.total, group.retried) for group in shown)
     return {
         "columns": columns("group place kind name created total retried", rows),
         "fates": by_fate([group.numbers for group in shown]),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from penstock import tallies
 from penstock.store.base import AttemptRow, RunRow
-from penstock.ui.answers.documents import Document, columns, document, fate, group_id, line, title
+from penstock.ui.answers.documents import Document, columns, document, fate, group_id, line, name_of_group, named, title
 from penstock.ui.asking import Asked, Refused
 from penstock.ui.records import Records
 
@@ -113,7 +113,8 @@ class Scale(NamedTuple):
 def answer(records: Records, asked: Asked) -> Document:
     run = records.get(asked["id"])
     now = time.time()
-    scale = _scale(asked, run.created, now if run.ended is None else run.ended)
+    begin = run.created if run.started is None else run.started
+    scale = _scale(asked, begin, now if run.ended is None else run.ended)
 
     def make() -> list[Lane]:
         return _lanes(records, run, scale, now)
@@ -123,7 +124,7 @@ def answer(records: Records, asked: Asked) -> Document:
     lanes = records.once(run, ("lanes", scale.bins), make) if is_whole else make()
     shown, wanted = lanes[:MOST_GROUPS], asked["open"]
     return document(
-        begin=run.created,
+        begin=begin,
         end=run.ended,
         **{"from": scale.begin, "to": scale.end},
         bin=scale.width,
@@ -199,7 +200,7 @@ def _add(lane: Lane, state: str, scale: Scale, number: int, first: tuple[int, fl
 
 
 def _groups(lanes: Sequence[Lane], scale: Scale) -> Document:
-    cells = [(*_named(lane), lane.total, lane.begin, None if lane.goes_on else lane.end) for lane in lanes]
+    cells = [(*named(lane), lane.total, lane.begin, None if lane.goes_on else lane.end) for lane in lanes]
     found = [[*_cells(lane, scale)] for lane in lanes]
     joined = _coarser(found, sum(map(len, found)))
     return {
@@ -207,10 +208,6 @@ def _groups(lanes: Sequence[Lane], scale: Scale) -> Document:
         "bins": [columns("bin state number busy", rows) for rows in joined[1]],
         "joined": joined[0],
     }
-
-
-def _named(lane: Lane) -> tuple[Any, ...]:
-    return line(lane.id), line(lane.place), lane.kind, line(lane.name)
 
 
 def _cells(lane: Lane, scale: Scale) -> Iterator[tuple[int, int, int, float]]:
@@ -256,7 +253,7 @@ def _open(records: Records, run: RunRow, asked: Asked, totals: Mapping[str, int]
     names = "id title fate state created ended"
     cells = ((row.id, title(row), fate(row), line(row.state_name), row.created, row.ended) for row in rows)
     return {
-        "group": line(asked["open"]),
+        "group": name_of_group(asked["open"]),
         "first": asked["first"],
         "total": totals.get(asked["open"], 0),
         "columns": columns(names, cells),
