@@ -126,10 +126,11 @@ class Desk:
         home = place / "home"
         for directory in (self.place, home):
             directory.mkdir()
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PENSTOCK", "XDG_"))}
+        others = ("PENSTOCK", "XDG_", "PYTHONBREAKPOINT")  # the last one is Ray's, where a test has connected to it
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         path = os.pathsep.join([str(Path(sys.executable).parent), more.pop("PATH", ""), kept.get("PATH", "")])
-        others = {"COLUMNS": "120", "PYTHONUNBUFFERED": "", "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
-        self._environment = {**kept, **others, **more, "HOME": str(home), "PATH": path}
+        usual = {"COLUMNS": "120", "PYTHONUNBUFFERED": "", "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
+        self._environment = {**kept, **usual, **more, "HOME": str(home), "PATH": path}
         self._unseen = place / "errors"  # what a page sends to /dev/null: it is of use when something else is wrong
         self._python: subprocess.Popen[str] | None = None
         self._scripts = 0

@@ -232,8 +232,8 @@ def test_a_timeline_begins_with_the_start_of_its_run(name: str, look: Looked, re
     assert run is not None and run.started is not None
     document = look(f"/api/runs/{run_id}/timeline")
     assert document["begin"] == document["from"] == run.started > run.created
-    shown = {row["group"] for row in rows_of({"columns": document["groups"]["columns"]})}
-    assert shown == {group_of(row, places(reader, run_id)[row.id]) for row in everything(reader, run_id)}
+    shown, where = {row["group"] for row in rows_of(document["groups"])}, places(reader, run_id)
+    assert shown == {group_of(row, where[row.id]) for row in everything(reader, run_id)}
 
 
 def test_a_timeline_of_too_many_cells_has_wider_bins(look: Looked, monkeypatch: pytest.MonkeyPatch) -> None:

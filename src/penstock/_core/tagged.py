@@ -242,7 +242,10 @@ def _make_member(parts: Any) -> enum.Enum:
 def _flags(cls: Any, value: Any) -> Any:
     if not issubclass(cls, enum.Flag) or type(value) is not int:
         raise LookupError(f"{_class_name(cls)} has no member {value!r}")
-    return cls(value)
+    found = cls(value)
+    if found._value_ != value:  # Python 3.11.2 leaves out what the class does not know
+        raise LookupError(f"{_class_name(cls)} has no member {value!r}")
+    return found
 
 
 def _is_exception(cls: type) -> bool:

@@ -474,7 +474,7 @@ def _init(address: str | None, init_kwargs: Mapping[str, Any]) -> None:
     if address in (None, "local"):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options["include_dashboard"] = False
-    with _loopback_only(address, init_kwargs), _quietly(), _handler_of_the_program():
+    with _loopback_only(address, init_kwargs), _quietly(), _handler_of_the_program(), _debugger_of_the_program():
         ray.init(address, **{**options, **init_kwargs})
 
 
@@ -487,6 +487,18 @@ def _loopback_only(address: str | None, init_kwargs: Mapping[str, Any]) -> Itera
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _debugger_of_the_program() -> Iterator[None]:
+    """Ray has `breakpoint()` call its own debugger in this process and its children, also when Ray is gone."""
+    before = os.environ.get("PYTHONBREAKPOINT")
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONBREAKPOINT", None)
+        if before is not None:
+            os.environ["PYTHONBREAKPOINT"] = before
 
 
 @contextmanager
