@@ -6,23 +6,12 @@ import json
 from typing import Any
 
 from click.testing import CliRunner, Result
+from example_runs import NOON as NOON
+from example_runs import TRACEBACK as TRACEBACK
 
 from penstock.cli import main
 from penstock.store.base import AttemptRow, EdgeRow, LogRow, RunRow
 from penstock.testing.store_suite import batch, child_row, run_row
-
-NOON = 1_700_049_600.0  # 2023-11-15 12:00:00 UTC
-
-TRACEBACK = """Traceback (most recent call last):
-  File "/venv/lib/python3.11/site-packages/penstock/_engine/attempt.py", line 9, in call
-    return fn(x)
-  File "/home/me/etl.py", line 12, in load
-    return rows[key]
-           ~~~~^^^^^
-  File "/usr/lib/python3.11/collections/__init__.py", line 5, in __missing__
-    raise KeyError(key)
-KeyError: 'price'
-"""
 
 FLOW = run_row(
     1,

@@ -181,8 +181,8 @@ SELECT MIN(seq), MAX(seq) FROM (
 -- name: last_line
 SELECT MAX(seq) FROM logs;
 
--- name: lines_after
--- In order; the caller keeps the range of numbers small. A line whose run is not recorded yet comes with a later look.
+-- name: lines
+-- The caller keeps the range of numbers small. A line whose run is not recorded yet comes with a later look.
 SELECT seq, run_id, time, level, logger, logs.message, kind, name, run_name
 FROM logs JOIN runs ON runs.id = logs.run_id
 WHERE seq > :low AND seq < :high AND level >= :level
@@ -195,19 +195,11 @@ WHERE seq > :low AND seq < :high AND level >= :level
             SELECT parent.id, parent.parent_id FROM above JOIN runs AS parent ON parent.id = above.parent_id
         )
         SELECT 1 FROM above WHERE id = :inside))
+
+-- name: lines_after
+{lines}
 ORDER BY seq LIMIT :limit;
 
 -- name: lines_before
-SELECT seq, run_id, time, level, logger, logs.message, kind, name, run_name
-FROM logs JOIN runs ON runs.id = logs.run_id
-WHERE seq > :low AND seq < :high AND level >= :level
-  AND (:text IS NULL OR logs.message LIKE :text ESCAPE '\')
-  AND (:task IS NULL OR :task IN (name, run_name, runs.id))
-  AND root_id = :root_id AND (:inside IS NULL OR EXISTS (
-        WITH RECURSIVE above (id, parent_id) AS (
-            SELECT runs.id, runs.parent_id
-            UNION ALL
-            SELECT parent.id, parent.parent_id FROM above JOIN runs AS parent ON parent.id = above.parent_id
-        )
-        SELECT 1 FROM above WHERE id = :inside))
+{lines}
 ORDER BY seq DESC LIMIT :limit;

@@ -7,6 +7,7 @@ than what is in the way of those who write. By which clock is the store's to say
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from functools import cache
 from threading import local
@@ -47,7 +48,7 @@ def view(name: str, file: str = "views.sql") -> str:
     """The query of this name in a file beside this module, else in views.sql."""
     here = os.path.dirname(__file__)
     views = {**statements(os.path.join(here, "views.sql")), **statements(os.path.join(here, file))}
-    return views[name].replace("{parents}", views["parents"])
+    return re.sub(r"\{(\w+)\}", lambda part: views[part[1]], views[name])
 
 
 class Allowance(local):
